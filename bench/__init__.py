@@ -1,0 +1,1 @@
+"""Measures and reports. Every figure in the project's documents comes from here."""

@@ -1,0 +1,1 @@
+"""The workshop: trains, distils, exports, quantizes and checks every model that edgeface ships."""

@@ -1,0 +1,31 @@
+"""`python -m export VERB …`: each verb is the `main(argv)` of one module, imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "pack": ("export.data", "decode aligned crops into one memory-mapped array"),
+    "distil": ("export.distil", "train an embedder from teachers' embeddings, no labels needed"),
+    "detector": ("export.detector", "train the five-landmark face detector"),
+    "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),
+    "onnx": ("export.to_onnx", "checkpoint to ONNX, float32 and float16 weights, with its card"),
+    "similarity": ("export.similarity", "learn the edge similarity used by clustering"),
+}
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in {"-h", "--help"}:
+        print(__doc__)
+        for verb, (_, what) in VERBS.items():
+            print(f"  {verb:<12}{what}")
+        return 0
+    if argv[0] not in VERBS:
+        print(f"export: no verb {argv[0]!r}; one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(VERBS[argv[0]][0]).main(argv[1:]) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
