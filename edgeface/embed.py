@@ -1,0 +1,79 @@
+"""Aligned crops to embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from edgeface.errors import ImageError, ModelError
+from edgeface.models import ModelCard, load_card
+from edgeface.runtime import Runtime, Session, open_session
+from edgeface.types import Array, Image
+
+DEFAULT = "mobilefacenet"
+# Runtimes plan memory per input shape; a handful of batch sizes keeps that bounded however many
+# faces a frame shows.
+BATCHES = (32, 8, 4, 2, 1)
+
+
+class Embedder:
+    """Maps (n, 112, 112, 3) uint8 BGR crops to (n, d) float32 unit rows."""
+
+    def __init__(self, session: Session, card: ModelCard) -> None:
+        self._session = session
+        self.card = card
+
+    @classmethod
+    def load(
+        cls, model: str | Path = DEFAULT, *, runtime: Runtime = "auto", threads: int = 2
+    ) -> Self:
+        """A ready embedder by model name or file.
+
+        Raises:
+            ModelError: unknown, damaged or not an embedding model.
+        """
+        card = load_card(model, "embedding")
+        return cls(open_session(card.path, runtime=runtime, threads=threads), card)
+
+    @property
+    def size(self) -> int:
+        """Length d of an embedding."""
+        return self.card.size
+
+    def __call__(self, crops: Image) -> Array:
+        """Embed aligned crops.
+
+        Args:
+            crops: (n, 112, 112, 3) uint8 BGR as `align` cuts them; n may be 0.
+
+        Returns:
+            (n, d) float32, every row of unit length.
+
+        Raises:
+            ImageError: wrong shape or dtype.
+            ModelError: the model returned something that is not an embedding.
+        """
+        if crops.ndim != 4 or crops.shape[1:] != (112, 112, 3) or crops.dtype != np.uint8:
+            raise ImageError(
+                f"crops are {crops.dtype} {crops.shape}; (n, 112, 112, 3) uint8 BGR from align() "
+                "is needed"
+            )
+        rows = np.empty((len(crops), self.size), np.float32)
+        start = 0
+        while start < len(crops):
+            step = next(b for b in BATCHES if b <= len(crops) - start)
+            rows[start : start + step] = self._run(crops[start : start + step])
+            start += step
+        return rows
+
+    def _run(self, crops: Image) -> Array:
+        planes = np.ascontiguousarray(crops[..., ::-1].transpose(0, 3, 1, 2), dtype=np.float32)
+        rows = self._session.run({self.card.raw["input"]["name"]: planes})["embedding"]
+        if rows.shape != (len(crops), self.size) or not np.isfinite(rows).all():
+            raise ModelError(
+                f"model {self.card.name} returned {rows.shape} with non-finite values or of the "
+                f"wrong size; ({len(crops)}, {self.size}) was expected: reinstall it"
+            )
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
