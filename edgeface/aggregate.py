@@ -16,7 +16,7 @@ from edgeface.types import Array, Template
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """Sums over faces: `total` (d,) float64 of weighted unit embeddings, their `weight`, `count`."""
+    """Sums over faces: `total` (d,) float64 of weighted embeddings, their `weight`, `count`."""
 
     total: NDArray[np.float64]
     weight: float

@@ -66,9 +66,10 @@ def align(image: Image, faces: Sequence[Face]) -> Image:
 
 
 def _shrink(image: Image, matrix: Array, scale: float) -> tuple[Image, Array]:
-    """The face's surroundings area-averaged to about twice the crop's scale, and the matrix for it."""
+    """The face's patch, area-averaged to twice the crop's scale, and the matrix that fits it."""
     inverse = cv2.invertAffineTransform(matrix)
-    corners = inverse @ np.array([[0, SIZE, 0, SIZE], [0, 0, SIZE, SIZE], [1, 1, 1, 1]], np.float32)
+    square = np.array([[0, SIZE, 0, SIZE], [0, 0, SIZE, SIZE], [1, 1, 1, 1]], np.float32)
+    corners = inverse @ square
     limit = np.array([[image.shape[1]], [image.shape[0]]])
     low = np.clip(np.floor(corners.min(1, keepdims=True)) - 2, 0, limit).astype(int)[:, 0]
     high = np.clip(np.ceil(corners.max(1, keepdims=True)) + 2, 0, limit).astype(int)[:, 0]
@@ -82,4 +83,4 @@ def _shrink(image: Image, matrix: Array, scale: float) -> tuple[Image, Array]:
     adapted[:, :2] = matrix[:, :2] / k
     # Pixel centres: x = (x_small + 0.5) / k - 0.5 + low
     adapted[:, 2] = matrix[:, 2] + matrix[:, :2] @ (0.5 / k - 0.5 + low)
-    return small, adapted
+    return np.asarray(small, np.uint8), adapted

@@ -76,4 +76,5 @@ class Embedder:
                 f"model {self.card.name} returned {rows.shape} with non-finite values or of the "
                 f"wrong size; ({len(crops)}, {self.size}) was expected: reinstall it"
             )
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(rows / np.maximum(lengths, 1e-12), np.float32)

@@ -80,7 +80,7 @@ def read(source: Source) -> Image:
     if image is None:
         raise ImageError(f"{name} is not a picture OpenCV can decode, or it is damaged")
     _check_size(name, (image.shape[1], image.shape[0]))
-    return image
+    return np.asarray(image, np.uint8)
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:
@@ -108,7 +108,7 @@ def _header_size(data: bytes) -> tuple[int, int]:
 
 
 def _cut_short(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end: decoders fill the missing part with gray and say nothing."""
+    """Whether a JPEG or PNG lacks its end: decoders fill the rest with gray and say nothing."""
     if data[:2] == b"\xff\xd8":
         return b"\xff\xd9" not in data[-4096:]
     if data[:8] == b"\x89PNG\r\n\x1a\n":

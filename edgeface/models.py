@@ -37,7 +37,7 @@ class ModelCard:
 
 
 def folders() -> list[Path]:
-    """Where models are looked for by name, first hit wins: `$EDGEFACE_HOME/models`, then shipped."""
+    """Where models are looked for by name, in order: `$EDGEFACE_HOME/models`, shipped weights."""
     home = os.environ.get("EDGEFACE_HOME")
     return [*([Path(home) / "models"] if home else []), WEIGHTS]
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import cv2
 import numpy as np
 
 from edgeface.assign import assign
-from edgeface.types import Array, Face
+from edgeface.types import Array, Face, Image
 
 Embed = Callable[[Sequence[Face]], Array]
 
@@ -71,23 +72,26 @@ class _Motion:
     hits: int = 1
     weak: bool = False
     appearance: Array | None = None
+    placed: bool = True  # False once its position says nothing any more
 
     def predicted(self, time: float) -> Array:
         """Expected x1, y1, x2, y2; the velocity is trusted for a quarter of a second only."""
-        centre = self.centre + self.velocity * min(time - self.last_seen, 0.25)
-        return np.concatenate([centre - self.size / 2, centre + self.size / 2])
+        centre = self.centre + self.velocity * np.float32(min(time - self.last_seen, 0.25))
+        half = self.size / np.float32(2)
+        return np.concatenate([centre - half, centre + half])
 
     def see(self, face: Face, time: float, *, weak: bool) -> None:
         gap = max(time - self.last_seen, 1e-3)
         box = face.box.astype(np.float32)
-        centre, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        gain = 0.5 if self.hits > 1 else 1.0
-        if gap < 0.5:
-            self.velocity = self.velocity + gain * ((centre - self.centre) / gap - self.velocity)
+        centre, size = _centre(box), box[2:] - box[:2]
+        gain = np.float32(0.5 if self.hits > 1 else 1.0)
+        if gap < 0.5 and self.placed:
+            speed = (centre - self.centre) / np.float32(gap)
+            self.velocity = self.velocity + gain * (speed - self.velocity)
         else:
             self.velocity = np.zeros(2, np.float32)
         self.centre, self.size = centre, size
-        self.face, self.last_seen, self.weak = face, time, weak
+        self.face, self.last_seen, self.weak, self.placed = face, time, weak, True
         self.hits += 1
 
     def snapshot(self) -> Track:
@@ -120,11 +124,11 @@ class Tracker:
         o = self.options
         strong = [f for f in faces if f.score >= o.high]
         weak = [f for f in faces if o.low <= f.score < o.high]
-        known = [t for t in self._tracks if t.state is not State.TENTATIVE]
+        known = [t for t in self._tracks if t.state is not State.TENTATIVE and t.placed]
         strong, known = self._associate(strong, known, time, weak=False)
         active = [t for t in known if t.state is State.CONFIRMED]
-        _, _ = self._associate(weak, active, time, weak=True)
-        tentative = [t for t in self._tracks if t.state is State.TENTATIVE]
+        self._associate(weak, active, time, weak=True)
+        tentative = [t for t in self._tracks if t.state is State.TENTATIVE and t.placed]
         strong, _ = self._associate(strong, tentative, time, weak=False)
         if embed is not None:
             strong = self._rejoin(strong, time, embed)
@@ -146,10 +150,16 @@ class Tracker:
                 fresh = self._start(t.face, t.last_seen)
                 fresh.hits, fresh.state = self.options.confirm, State.CONFIRMED
                 fresh.centre, fresh.size, fresh.velocity = t.centre, t.size, t.velocity
-                t.state = State.LOST
+                t.state, t.placed = State.LOST, False
                 t.last_seen -= 1e-6
                 return fresh.id
         raise KeyError(track)
+
+    def cut(self) -> None:
+        """Forget where everybody is (the scene changed): tracks go on by appearance alone."""
+        for t in self._tracks:
+            t.placed = False
+            t.state = State.LOST if t.state is State.CONFIRMED else t.state
 
     def _associate(
         self, faces: list[Face], tracks: list[_Motion], time: float, *, weak: bool
@@ -194,7 +204,7 @@ class Tracker:
             id=self._next_id,
             state=State.TENTATIVE if self.options.confirm > 1 else State.CONFIRMED,
             face=face,
-            centre=(box[:2] + box[2:]) / 2,
+            centre=_centre(box),
             size=box[2:] - box[:2],
             velocity=np.zeros(2, np.float32),
             first_seen=time,
@@ -238,3 +248,22 @@ def buffered_iou(a: Array, b: Array, *, buffer: float = 0.3) -> Array:
 def _grow(boxes: Array, buffer: float) -> Array:
     margin = (boxes[:, 2:] - boxes[:, :2]) * buffer
     return np.hstack([boxes[:, :2] - margin, boxes[:, 2:] + margin])
+
+
+def _centre(box: Array) -> Array:
+    return (box[:2] + box[2:]) / np.float32(2)
+
+
+class SceneCut:
+    """Tells whether a frame shows another scene than the one before it: the mean absolute
+    difference of two 32x18 gray thumbnails is above `limit` gray levels."""
+
+    def __init__(self, limit: float = 28.0) -> None:
+        self._limit = limit
+        self._last: Array | None = None
+
+    def __call__(self, image: Image) -> bool:
+        small = cv2.resize(image, (32, 18), interpolation=cv2.INTER_AREA)
+        gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32)
+        last, self._last = self._last, gray
+        return last is not None and float(np.abs(gray - last).mean()) > self._limit

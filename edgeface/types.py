@@ -6,6 +6,7 @@ Arrays are numpy; coordinates are pixels of the full frame; times are seconds.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -19,7 +20,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture of a video: `image` (H, W, 3) uint8 BGR, media or monotonic `time` in s, `index`."""
+    """A picture of a video: `image` (H, W, 3) uint8 BGR, media or monotonic `time` s, `index`."""
 
     image: Image
     time: float
@@ -81,7 +82,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Who a probe is: `name` None unless `status` is match; `margin` is the lead over the second."""
+    """Who a probe is: `name` None unless `status` is match; `margin` the lead over the second."""
 
     status: Status
     name: str | None
@@ -89,6 +90,38 @@ class Decision:
     similarity: float
     margin: float
     threshold: Threshold
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as plain JSON types; `similarity` is the raw cosine, never a probability."""
+        return {
+            "status": str(self.status),
+            "name": self.name,
+            "person_id": self.person_id,
+            "similarity": _number(self.similarity),
+            "margin": _number(self.margin),
+            "threshold": self.threshold.value,
+            "threshold_origin": self.threshold.origin,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sighting:
+    """A face together with what was decided about it; `track` is None for single pictures."""
+
+    face: Face
+    decision: Decision
+    track: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sighting as plain JSON types; pixels with one decimal."""
+        return {
+            "track": self.track,
+            "box": _rounded(self.face.box),
+            "landmarks": [_rounded(p) for p in self.face.landmarks],
+            "score": round(self.face.score, 4),
+            "quality": _number(self.face.quality),
+            **self.decision.to_dict(),
+        }
 
 
 class EventKind(StrEnum):
@@ -114,23 +147,25 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """The event as plain JSON types; boxes in pixels, one decimal."""
-        d = self.decision
         return {
             "event": str(self.kind),
             "track": self.track,
             "time": round(self.time, 3),
             "frame": self.frame,
-            "box": [round(float(v), 1) for v in self.box],
-            "status": str(d.status),
-            "name": d.name,
-            "person_id": d.person_id,
-            "similarity": None if np.isnan(d.similarity) else round(d.similarity, 4),
-            "threshold": d.threshold.value,
-            "threshold_origin": d.threshold.origin,
-            "margin": None if not np.isfinite(d.margin) else round(d.margin, 4),
+            "box": _rounded(self.box),
+            **self.decision.to_dict(),
             **self.extra,
         }
 
     def to_json(self) -> str:
         """One JSON line, no newline at its end."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
+
+
+def _rounded(values: Array) -> list[float]:
+    return [round(float(v), 1) for v in values]
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity: what is not a number becomes null."""
+    return round(value, 4) if math.isfinite(value) else None

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import cv2
+import numpy as np
 
 from edgeface import images
 from edgeface.errors import SourceError
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class LiveOptions:
     """`open_timeout`, `stall`: seconds until an open or a silent source is given up; `retries`:
-    reconnects in a row before an error, None for ever; pauses grow from `pause` to `pause_max` s."""
+    reconnects in a row before an error, None for ever; `pause` grows to `pause_max` seconds."""
 
     open_timeout: float = 5.0
     stall: float = 5.0
@@ -132,7 +133,7 @@ def _file(path: Path) -> Iterator[Frame]:
             stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
             # Some containers give no or repeated timestamps; time must go on all the same.
             last = stamp if stamp > last else last + 1.0 / fps
-            yield Frame(image, max(last, 0.0), index)
+            yield Frame(np.asarray(image, np.uint8), max(last, 0.0), index)
             index += 1
     finally:
         capture.release()
@@ -165,7 +166,7 @@ class _Reader:
                 break
             with self._ready:
                 self.dropped += self._slot is not None
-                self._slot = (image, time.monotonic())
+                self._slot = (np.asarray(image, np.uint8), time.monotonic())
                 self._ready.notify()
         capture.release()
         with self._ready:

@@ -1,0 +1,103 @@
+"""Overlays: boxes and names on frames, and the video file they go into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import cv2
+import numpy as np
+
+from edgeface.errors import SourceError
+from edgeface.types import Image, Sighting, Status
+
+# BGR, readable on both dark and light pictures.
+COLOURS = {
+    Status.MATCH: (80, 175, 76),
+    Status.UNCERTAIN: (0, 170, 255),
+    Status.UNKNOWN: (90, 90, 200),
+    Status.LOW_QUALITY: (140, 140, 140),
+}
+
+
+def overlay(image: Image, sightings: Sequence[Sighting]) -> Image:
+    """A copy of `image` (H, W, 3) uint8 BGR with a labelled box per sighting."""
+    canvas = image.copy()
+    line = max(1, round(min(image.shape[:2]) / 360))
+    for sighting in sightings:
+        colour = COLOURS[sighting.decision.status]
+        x1, y1, x2, y2 = (round(float(v)) for v in sighting.face.box)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line, cv2.LINE_AA)
+        _label(canvas, _text(sighting), (x1, y1), y2 - y1, colour)
+    return canvas
+
+
+def _text(sighting: Sighting) -> str:
+    decision = sighting.decision
+    who = decision.name if decision.name is not None else str(decision.status).replace("_", " ")
+    number = f" {decision.similarity:.2f}" if np.isfinite(decision.similarity) else ""
+    track = f"#{sighting.track} " if sighting.track is not None else ""
+    return f"{track}{who}{number}"
+
+
+def _label(
+    canvas: Image, text: str, corner: tuple[int, int], height: int, colour: tuple[int, int, int]
+) -> None:
+    """Text on a filled bar above the box, or inside it where the frame ends."""
+    scale = float(np.clip(height / 180, 0.4, 1.2))
+    # OpenCV's built-in fonts know ASCII only; what they lack is shown as a question mark.
+    shown = text.encode("ascii", "replace").decode()
+    (width, tall), base = cv2.getTextSize(shown, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    x = int(np.clip(corner[0], 0, max(0, canvas.shape[1] - width - 4)))
+    y = corner[1] if corner[1] - tall - base - 2 >= 0 else corner[1] + tall + base + 2
+    cv2.rectangle(canvas, (x, y - tall - base - 2), (x + width + 4, y), colour, cv2.FILLED)
+    white, at = (255, 255, 255), (x + 2, y - base)
+    cv2.putText(canvas, shown, at, cv2.FONT_HERSHEY_SIMPLEX, scale, white, 1, cv2.LINE_AA)
+
+
+class OverlayWriter:
+    """Writes frames to an MP4 file that appears under its name only when complete.
+
+    Use as a context manager: leaving it without an exception finishes the file, an exception leaves
+    nothing behind.
+    """
+
+    def __init__(self, path: str | Path, fps: float) -> None:
+        self._path = Path(path)
+        self._part = self._path.with_name(f".{self._path.stem}.part{self._path.suffix or '.mp4'}")
+        self._fps = fps
+        self._writer: cv2.VideoWriter | None = None
+        if not self._path.parent.is_dir():
+            raise SourceError(f"{self._path.parent} is no folder; make it first")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, image: Image) -> None:
+        """Append one frame; all frames must have the size of the first.
+
+        Raises:
+            SourceError: this OpenCV build cannot write the file.
+        """
+        if self._writer is None:
+            size = (image.shape[1], image.shape[0])
+            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self._part), fourcc, self._fps, size)
+            if not self._writer.isOpened():
+                raise SourceError(f"{self._path} cannot be written as MP4 by this OpenCV build")
+        self._writer.write(image)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+        if kind is None and self._part.exists():
+            self._part.replace(self._path)
+        else:
+            self._part.unlink(missing_ok=True)
