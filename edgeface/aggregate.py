@@ -59,3 +59,62 @@ class Aggregator:
             return Template(np.zeros(self.size, np.float32), 0.0, 0.0, state.count)
         embedding = (state.total / length).astype(np.float32)
         return Template(embedding, length / state.weight, state.weight, state.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When a track's face is worth an embedding, which is where the time goes.
+
+    `fresh`: faces gathered frame by frame at first, then one every `refresh` seconds. Faces below
+    `min_quality` say too little. A face less similar than `foreign` to what was gathered,
+    `foreign_run` times in a row, is somebody else's: the track has changed hands.
+    """
+
+    fresh: int = 8
+    refresh: float = 0.4
+    min_quality: float = 0.05
+    foreign: float = 0.15
+    foreign_run: int = 2
+
+
+class Evidence:
+    """What one track has gathered about who it shows."""
+
+    def __init__(self, aggregator: Aggregator, policy: Policy) -> None:
+        self._aggregator, self._policy = aggregator, policy
+        self._state = aggregator.empty()
+        self._last = float("-inf")
+        self._foreign_run = 0
+
+    def due(self, time: float) -> bool:
+        """Whether a face at `time` (s) should be looked at."""
+        return (
+            self._foreign_run > 0
+            or self._state.count < self._policy.fresh
+            or time - self._last >= self._policy.refresh
+        )
+
+    def accepts(self, quality: float) -> bool:
+        """Whether a face of this quality says enough to be embedded."""
+        return quality >= self._policy.min_quality
+
+    def add(self, embedding: Array, quality: float, time: float) -> bool:
+        """Take one face; False, and nothing taken, while it looks like somebody else's."""
+        self._last = time
+        template = self.template()
+        if template.weight > 0 and float(template.embedding @ embedding) < self._policy.foreign:
+            self._foreign_run += 1
+            return False
+        self._foreign_run = 0
+        row, weight = embedding[None], np.array([quality], np.float32)
+        self._state = self._aggregator.add(self._state, row, weight)
+        return True
+
+    @property
+    def changed_hands(self) -> bool:
+        """Whether so many faces in a row were foreign that the track now shows another person."""
+        return self._foreign_run >= self._policy.foreign_run
+
+    def template(self) -> Template:
+        """The template so far; weight 0 while there is none."""
+        return self._aggregator.read(self._state)

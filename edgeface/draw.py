@@ -57,6 +57,22 @@ def _label(
     cv2.putText(canvas, shown, at, cv2.FONT_HERSHEY_SIMPLEX, scale, white, 1, cv2.LINE_AA)
 
 
+def show(image: Image) -> None:
+    """Show a frame in a window; closing it or pressing q ends the program.
+
+    Raises:
+        SourceError: there is no display, or OpenCV was built without windows.
+    """
+    try:
+        cv2.imshow("edgeface", image)
+        if cv2.waitKey(1) & 0xFF == ord("q"):
+            raise KeyboardInterrupt
+    except cv2.error as error:
+        raise SourceError(
+            "this OpenCV build cannot open windows; use --out FILE.mp4, or install edgeface[gui]"
+        ) from error
+
+
 class OverlayWriter:
     """Writes frames to an MP4 file that appears under its name only when complete.
 

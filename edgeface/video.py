@@ -94,6 +94,14 @@ def length(source: str | int | Path) -> int:
     return max(count, 0)
 
 
+def rate(source: str | int | Path) -> float:
+    """Frames per second a file announces; 25 when it does not tell."""
+    capture = cv2.VideoCapture(str(source))
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    capture.release()
+    return fps if 0.0 < fps < 1000.0 else 25.0
+
+
 def redact(url: str) -> str:
     """A URL without its user and password, for logs and errors."""
     parts = urlsplit(url)
