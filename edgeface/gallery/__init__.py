@@ -1,0 +1,7 @@
+"""The gallery: who is known, in one file that is the truth, with an index that is only a cache."""
+
+from edgeface.gallery.journal import Entry
+from edgeface.gallery.records import Kind, Person, Provenance, Sample
+from edgeface.gallery.store import Gallery
+
+__all__ = ["Entry", "Gallery", "Kind", "Person", "Provenance", "Sample"]

@@ -1,0 +1,275 @@
+"""The rows of a gallery, read and written inside one transaction of its database."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeface.errors import GalleryError
+from edgeface.gallery.cipher import Cipher
+from edgeface.gallery.database import Execute
+from edgeface.gallery.records import Kind, Person, Provenance, Sample, unknown
+from edgeface.types import Array
+
+_PERSON = """
+    SELECT p.id, p.name, p.kind, p.created, p.external_id, p.metadata,
+           (SELECT count(*) FROM sample s WHERE s.person_id = p.id) FROM person p"""
+_SAMPLE = """
+    SELECT id, person_id, embedding, quality, provenance, source, crop, created FROM sample"""
+
+
+class Tables:
+    """Typed access to the rows; `execute` runs one statement in the open transaction."""
+
+    def __init__(self, execute: Execute, cipher: Cipher, place: str) -> None:
+        self.execute, self._cipher, self._place = execute, cipher, place
+
+    # Settings and the change counter
+
+    def setting(self, key: str) -> str | None:
+        rows = self.execute("SELECT value FROM setting WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
+
+    def set(self, key: str, value: str) -> None:
+        self.execute(
+            "INSERT INTO setting (key, value) VALUES (?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (key, value),
+        )
+
+    def revision(self) -> int:
+        ((revision,),) = self.execute("SELECT revision FROM state")
+        return int(revision)
+
+    def advance(self) -> int:
+        """The revision of this transaction's changes; writers take turns from here on."""
+        ((revision,),) = self.execute("UPDATE state SET revision = revision + 1 RETURNING revision")
+        return int(revision)
+
+    # People
+
+    def people(self) -> list[Person]:
+        return [self._person(row) for row in self.execute(f"{_PERSON} ORDER BY p.id")]
+
+    def person(self, person_id: int) -> Person:
+        rows = self.execute(f"{_PERSON} WHERE p.id = ?", (person_id,))
+        if not rows:
+            raise GalleryError(f"nobody in {self._place} has the id {person_id}")
+        return self._person(rows[0])
+
+    def find(self, name: str) -> Person | None:
+        rows = self.execute(f"{_PERSON} WHERE p.name_key = ?", (self._cipher.digest(name),))
+        return self._person(rows[0]) if rows else None
+
+    def named(self, name: str) -> Person:
+        """The person called `name`; GalleryError with the closest names if there is none."""
+        person = self.find(name)
+        if person is None:
+            raise unknown(name, self.names(-1).values(), self._place)
+        return person
+
+    def names(self, since: int) -> dict[int, str]:
+        """The names by id of people added or renamed after revision `since`."""
+        rows = self.execute("SELECT id, name FROM person WHERE revision > ?", (since,))
+        return {int(i): self.open_text(name, "person.name") for i, name in rows}
+
+    def add_person(
+        self,
+        name: str,
+        kind: Kind,
+        revision: int,
+        *,
+        person_id: int | None = None,
+        external_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        created: float | None = None,
+    ) -> int:
+        columns = "name, name_key, kind, external_id, metadata, created, revision"
+        values: list[Any] = [
+            self.seal_text(name, "person.name"),
+            self._cipher.digest(name),
+            str(kind),
+            self._maybe(external_id, "person.external_id"),
+            self._maybe(json.dumps(metadata) if metadata else None, "person.metadata"),
+            time.time() if created is None else created,
+            revision,
+        ]
+        if person_id is not None:
+            columns, values = columns + ", id", [*values, person_id]
+        marks = ", ".join("?" * len(values))
+        ((new,),) = self.execute(
+            f"INSERT INTO person ({columns}) VALUES ({marks}) RETURNING id", values
+        )
+        return int(new)
+
+    def set_name(self, person_id: int, name: str, kind: Kind, revision: int) -> None:
+        self.execute(
+            "UPDATE person SET name = ?, name_key = ?, kind = ?, revision = ? WHERE id = ?",
+            (
+                self.seal_text(name, "person.name"),
+                self._cipher.digest(name),
+                str(kind),
+                revision,
+                person_id,
+            ),
+        )
+
+    def set_details(
+        self, person_id: int, external_id: str | None, metadata: dict[str, Any], revision: int
+    ) -> None:
+        self.execute(
+            "UPDATE person SET external_id = ?, metadata = ?, revision = ? WHERE id = ?",
+            (
+                self._maybe(external_id, "person.external_id"),
+                self._maybe(json.dumps(metadata) if metadata else None, "person.metadata"),
+                revision,
+                person_id,
+            ),
+        )
+
+    def drop_person(self, person_id: int, revision: int) -> None:
+        """Delete a person with everything that is theirs."""
+        self.drop_samples(self.sample_ids(person_id), revision)
+        self.execute("DELETE FROM person WHERE id = ?", (person_id,))
+
+    # Samples
+
+    def add_samples(
+        self,
+        person_id: int,
+        rows: Array,
+        revision: int,
+        *,
+        provenance: Provenance,
+        qualities: Sequence[float | None],
+        sources: Sequence[str | None],
+        crops: Sequence[bytes | None],
+    ) -> list[int]:
+        now = time.time()
+        ids = []
+        for row, quality, source, crop in zip(rows, qualities, sources, crops, strict=True):
+            ((new,),) = self.execute(
+                "INSERT INTO sample (person_id, embedding, quality, provenance, source, crop, "
+                "created, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                (
+                    person_id,
+                    self._cipher.seal(row.astype("<f4").tobytes(), "sample.embedding"),
+                    None if quality is None or np.isnan(quality) else float(quality),
+                    str(provenance),
+                    self._maybe(source, "sample.source"),
+                    None if crop is None else self._cipher.seal(crop, "sample.crop"),
+                    now,
+                    revision,
+                ),
+            )
+            ids.append(int(new))
+        return ids
+
+    def samples(self, person_id: int) -> list[Sample]:
+        rows = self.execute(f"{_SAMPLE} WHERE person_id = ? ORDER BY id", (person_id,))
+        return [self._sample(row) for row in rows]
+
+    def sample(self, sample_id: int) -> Sample:
+        rows = self.execute(f"{_SAMPLE} WHERE id = ?", (sample_id,))
+        if not rows:
+            raise GalleryError(f"{self._place} has no sample {sample_id}")
+        return self._sample(rows[0])
+
+    def sample_ids(self, person_id: int) -> list[int]:
+        rows = self.execute("SELECT id FROM sample WHERE person_id = ? ORDER BY id", (person_id,))
+        return [int(i) for (i,) in rows]
+
+    def changed_samples(
+        self, after: tuple[int, int], until: int, limit: int
+    ) -> list[tuple[int, int, int, Array]]:
+        """At most `limit` of (revision, id, person id, embedding), by (revision, id) > `after`."""
+        rows = self.execute(
+            "SELECT revision, id, person_id, embedding FROM sample "
+            "WHERE (revision, id) > (?, ?) AND revision <= ? ORDER BY revision, id LIMIT ?",
+            (*after, until, limit),
+        )
+        return [(int(r), int(i), int(p), self._embedding(e)) for r, i, p, e in rows]
+
+    def dropped(self, since: int) -> list[int]:
+        rows = self.execute("SELECT sample_id FROM dropped WHERE revision > ?", (since,))
+        return [int(i) for (i,) in rows]
+
+    def move_samples(self, ids: Iterable[int], person_id: int, revision: int) -> None:
+        self.execute(
+            "UPDATE sample SET person_id = ?, revision = ? WHERE id = ?",
+            [(person_id, revision, i) for i in ids],
+            many=True,
+        )
+
+    def drop_samples(self, ids: Sequence[int], revision: int) -> None:
+        self.execute("INSERT INTO dropped VALUES (?, ?)", [(i, revision) for i in ids], many=True)
+        self.execute("DELETE FROM sample WHERE id = ?", [(i,) for i in ids], many=True)
+
+    def set_provenance(self, ids: Iterable[int], provenance: Provenance) -> None:
+        self.execute(
+            "UPDATE sample SET provenance = ? WHERE id = ?",
+            [(str(provenance), i) for i in ids],
+            many=True,
+        )
+
+    # People who are not the same
+
+    def links(self, person_id: int) -> list[tuple[int, int]]:
+        rows = self.execute(
+            "SELECT a, b FROM cannot_link WHERE a = ? OR b = ?", (person_id, person_id)
+        )
+        return [(int(a), int(b)) for a, b in rows]
+
+    def link_never(self, one: int, other: int) -> None:
+        self.execute(
+            "INSERT INTO cannot_link VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (min(one, other), max(one, other)),
+        )
+
+    # Values
+
+    def seal_text(self, text: str, column: str) -> str:
+        if self._cipher.name == "none":
+            return text
+        return base64.b64encode(self._cipher.seal(text.encode(), column)).decode()
+
+    def open_text(self, value: str, column: str) -> str:
+        if self._cipher.name == "none":
+            return value
+        return self._cipher.unseal(base64.b64decode(value), column).decode()
+
+    def _maybe(self, text: str | None, column: str) -> str | None:
+        return None if text is None else self.seal_text(text, column)
+
+    def _embedding(self, value: bytes) -> Array:
+        return np.frombuffer(self._cipher.unseal(value, "sample.embedding"), "<f4")
+
+    def _person(self, row: Sequence[Any]) -> Person:
+        person_id, name, kind, created, external_id, metadata, n_samples = row
+        return Person(
+            id=int(person_id),
+            name=self.open_text(name, "person.name"),
+            kind=Kind(kind),
+            n_samples=int(n_samples),
+            created=float(created),
+            external_id=external_id and self.open_text(external_id, "person.external_id"),
+            metadata=json.loads(self.open_text(metadata, "person.metadata")) if metadata else {},
+        )
+
+    def _sample(self, row: Sequence[Any]) -> Sample:
+        sample_id, person_id, embedding, quality, provenance, source, crop, created = row
+        return Sample(
+            id=int(sample_id),
+            person_id=int(person_id),
+            embedding=self._embedding(embedding),
+            quality=quality,
+            provenance=Provenance(provenance),
+            source=source and self.open_text(source, "sample.source"),
+            crop=None if crop is None else self._cipher.unseal(bytes(crop), "sample.crop"),
+            created=float(created),
+        )
