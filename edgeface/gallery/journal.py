@@ -49,6 +49,16 @@ def entries(tables: Tables, limit: int) -> list[Entry]:
     return [Entry(int(i), float(t), str(a), bool(u)) for i, t, a, u in rows]
 
 
+def inherit(tables: Tables, heir: int, person_id: int) -> None:
+    """Let the entries about a merged person count as the `heir`'s, so that they are forgotten
+    together."""
+    tables.execute(
+        "INSERT INTO journal_person SELECT journal_id, ? FROM journal_person WHERE person_id = ? "
+        "ON CONFLICT DO NOTHING",
+        (heir, person_id),
+    )
+
+
 def erase(tables: Tables, person_id: int) -> None:
     """Delete every entry about a person."""
     tables.execute(

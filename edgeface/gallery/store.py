@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from edgeface.errors import GalleryError
-from edgeface.gallery import journal
+from edgeface.gallery import exchange, journal
 from edgeface.gallery.cipher import AesGcm, Cipher, Plain, read_key
 from edgeface.gallery.database import Database, SqliteDatabase
 from edgeface.gallery.index import Index
@@ -41,6 +41,10 @@ class Gallery:
         self._seen: object = None
         self._revision = -1
         self._refreshing = threading.Lock()
+        with self._read() as tables:
+            due = tables.setting("scrub") == "due"
+        if due:
+            self._scrub()
         self._refresh()
 
     @classmethod
@@ -64,10 +68,7 @@ class Gallery:
         make = create and model is not None and size is not None
         database = SqliteDatabase(Path(path), create=make)
         try:
-            with database.transaction() as execute:
-                cipher, model, size = _contract(
-                    Tables(execute, Plain(), database.place), model, size, key, database.place
-                )
+            cipher, model, size = _contract(database, model, size, key)
             return cls(database, cipher, model=model, size=size)
         except BaseException:
             database.close()
@@ -204,6 +205,7 @@ class Gallery:
                 third = b if a == gone.id else a
                 if third != kept.id:
                     tables.link_never(kept.id, third)
+            journal.inherit(tables, kept.id, gone.id)
             journal.record(tables, "merge", payload, [kept.id, gone.id])
             return tables.person(kept.id)
 
@@ -217,6 +219,46 @@ class Gallery:
             # Should the process die before the rewrite, the next opening does it.
             tables.set("scrub", "due")
         self._scrub()
+
+    # Exchange
+
+    def export_npz(self, path: str | Path) -> int:
+        """Write everything to an `.npz`; the number of samples. The export is not encrypted."""
+        data = self._table()
+        exchange.write_npz(data, Path(path))
+        return len(data.embedding)
+
+    def export_parquet(self, path: str | Path) -> int:
+        """`export_npz` as Parquet; needs the extra `edgeface[parquet]`."""
+        data = self._table()
+        exchange.write_parquet(data, Path(path))
+        return len(data.embedding)
+
+    def import_npz(self, path: str | Path) -> int:
+        """Add what `export_npz` wrote, all or nothing; the number of samples added.
+
+        People of one name become one, samples they already have are left out, strangers get new
+        numbers. GalleryError when the file is not an export or of another model.
+        """
+        return self._insert(exchange.read_npz(Path(path)), path)
+
+    def import_parquet(self, path: str | Path) -> int:
+        """`import_npz` for what `export_parquet` wrote."""
+        return self._insert(exchange.read_parquet(Path(path)), path)
+
+    def _table(self) -> exchange.Table:
+        with self._read() as tables:
+            rows = [(p, s) for p in tables.people() for s in tables.samples(p.id)]
+        return exchange.table(self.model, self.size, rows)
+
+    def _insert(self, data: exchange.Table, path: str | Path) -> int:
+        if data.model != self.model:
+            raise GalleryError(
+                f"{path} was made with model {data.model}, {self._db.place} with {self.model}: "
+                "their embeddings cannot be compared"
+            )
+        with self._change() as (tables, revision):
+            return exchange.insert(tables, data, unit_rows(data.embedding, self.size), revision)
 
     # The past
 
@@ -313,36 +355,49 @@ class Gallery:
 
 
 def _contract(
-    tables: Tables, model: str | None, size: int | None, key: bytes | None, place: str
+    database: Database, model: str | None, size: int | None, key: bytes | None
 ) -> tuple[Cipher, str, int]:
     """What a gallery was made with, written if it is new, checked if it is not."""
-    key = read_key() if key is None else key
-    stored_model, stored_size = tables.setting("model"), tables.setting("size")
-    if stored_model is None or stored_size is None:
+    place, key = database.place, read_key() if key is None else key
+    stored = _stored(database)
+    if "model" not in stored:
         if model is None or size is None:
             raise GalleryError(f"{place} is empty: enrol somebody first")
-        cipher: Cipher = Plain() if key is None else AesGcm(key)
-        for name, value in (("uuid", str(uuid.uuid4())), ("model", model), ("size", str(size))):
-            tables.set(name, value)
-        tables.set("cipher", cipher.name)
-        tables.set("key_check", cipher.seal(b"edgeface", "key_check").hex())
-        return cipher, model, size
-    if model is not None and model != stored_model:
+        with database.transaction() as execute:
+            tables = Tables(execute, Plain(), place)
+            if tables.setting("model") is None:
+                _sign(tables, Plain() if key is None else AesGcm(key), model, size)
+        stored = _stored(database)
+    if model is not None and model != stored["model"]:
         raise GalleryError(
-            f"{place} was made with model {stored_model}, this is model {model}: use that model, "
-            "or enrol everybody again into a new gallery"
+            f"{place} was made with model {stored['model']}, this is model {model}: use that "
+            "model, or enrol everybody again into a new gallery"
         )
-    if size is not None and size != int(stored_size):
+    if size is not None and size != int(stored["size"]):
         raise GalleryError(
-            f"{place} holds embeddings of size {stored_size}, this model gives {size}: use the "
+            f"{place} holds embeddings of size {stored['size']}, this model gives {size}: use the "
             "model it was made with, or enrol everybody again into a new gallery"
         )
-    cipher = Plain()
-    if tables.setting("cipher") != cipher.name:
+    cipher: Cipher = Plain()
+    if stored["cipher"] != cipher.name:
         if key is None:
             raise GalleryError(
                 f"{place} is encrypted: set EDGEFACE_GALLERY_KEY or EDGEFACE_GALLERY_KEY_FILE"
             )
         cipher = AesGcm(key)
-        cipher.unseal(bytes.fromhex(tables.setting("key_check") or ""), "key_check")
-    return cipher, stored_model, int(stored_size)
+        cipher.unseal(bytes.fromhex(stored["key_check"]), "key_check")
+    return cipher, stored["model"], int(stored["size"])
+
+
+def _stored(database: Database) -> dict[str, str]:
+    with database.snapshot() as execute:
+        return {str(k): str(v) for k, v in execute("SELECT key, value FROM setting")}
+
+
+def _sign(tables: Tables, cipher: Cipher, model: str, size: int) -> None:
+    """Write what a new gallery is made with."""
+    tables.set("uuid", str(uuid.uuid4()))
+    tables.set("model", model)
+    tables.set("size", str(size))
+    tables.set("cipher", cipher.name)
+    tables.set("key_check", cipher.seal(b"edgeface", "key_check").hex())

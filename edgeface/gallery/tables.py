@@ -107,6 +107,13 @@ class Tables:
         )
         return int(new)
 
+    def add_stranger(self, revision: int) -> int:
+        """A new person of the next free number; numbers are never given twice."""
+        ((number,),) = self.execute(
+            "UPDATE state SET strangers = strangers + 1 RETURNING strangers"
+        )
+        return self.add_person(f"stranger-{number}", Kind.STRANGER, revision)
+
     def set_name(self, person_id: int, name: str, kind: Kind, revision: int) -> None:
         self.execute(
             "UPDATE person SET name = ?, name_key = ?, kind = ?, revision = ? WHERE id = ?",
@@ -149,10 +156,13 @@ class Tables:
         qualities: Sequence[float | None],
         sources: Sequence[str | None],
         crops: Sequence[bytes | None],
+        created: Sequence[float] | None = None,
     ) -> list[int]:
-        now = time.time()
+        times = [time.time()] * len(rows) if created is None else created
         ids = []
-        for row, quality, source, crop in zip(rows, qualities, sources, crops, strict=True):
+        for row, quality, source, crop, when in zip(
+            rows, qualities, sources, crops, times, strict=True
+        ):
             ((new,),) = self.execute(
                 "INSERT INTO sample (person_id, embedding, quality, provenance, source, crop, "
                 "created, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
@@ -163,7 +173,7 @@ class Tables:
                     str(provenance),
                     self._maybe(source, "sample.source"),
                     None if crop is None else self._cipher.seal(crop, "sample.crop"),
-                    now,
+                    when,
                     revision,
                 ),
             )
