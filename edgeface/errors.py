@@ -27,3 +27,7 @@ class KernelError(EdgefaceError):
 
 class BankError(EdgefaceError):
     """A submodel bank file is damaged, of another version, or of another model."""
+
+
+class CalibrationError(EdgefaceError):
+    """A threshold cannot be derived from the given impostors."""

@@ -15,6 +15,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.score import topk
 from edgeface.types import Array, Match
 
 Ids = NDArray[np.int64]
@@ -23,23 +24,6 @@ EXACT_LIMIT = 20_000  # samples; measured by `python -m bench gallery`
 M, EF_CONSTRUCTION, EF = 16, 100, 64  # recall@1 >= .99 up to a million, same bench
 THREADS = 2
 SPARE_DEAD = 0.3  # share of deleted nodes at which the graph is built anew
-BATCH = 16_000_000  # similarities held at once
-
-
-def topk(probes: Array, rows: Array, k: int) -> tuple[Ids, Array]:
-    """The `k` rows most similar to each probe: indices (q, k) int64, inner products (q, k) float32
-    descending. `probes` (q, d) and `rows` (n, d) float32, k <= n."""
-    step = max(1, BATCH // max(1, len(rows)))
-    indices = np.empty((len(probes), k), np.int64)
-    values = np.empty((len(probes), k), np.float32)
-    for start in range(0, len(probes), step):
-        sims = probes[start : start + step] @ rows.T
-        best = np.argpartition(-sims, k - 1, axis=1)[:, :k]
-        part = np.take_along_axis(sims, best, axis=1)
-        order = np.argsort(-part, axis=1, kind="stable")
-        indices[start : start + step] = np.take_along_axis(best, order, axis=1)
-        values[start : start + step] = np.take_along_axis(part, order, axis=1)
-    return indices, values
 
 
 class Searcher(Protocol):
@@ -83,7 +67,7 @@ class Exact:
             self._rows[last] = 0.0  # a forgotten face does not linger in memory
 
     def search(self, probes: Array, k: int) -> tuple[Ids, Array]:
-        places, sims = topk(probes, self._rows[: len(self)], k)
+        places, sims = topk(probes, self._rows[: len(self)], k, threads=THREADS)
         return self._ids[places], sims
 
     def contents(self) -> tuple[Ids, Array]:
@@ -134,7 +118,7 @@ class Hnsw:
             ids, distances = self._graph.knn_query(probes, k)
         except RuntimeError:  # fewer than k reached, as happens among many deleted nodes
             kept, rows = self.contents()
-            places, sims = topk(probes, rows, k)
+            places, sims = topk(probes, rows, k, threads=THREADS)
             return kept[places], sims
         return ids.astype(np.int64), np.asarray(1.0 - distances, np.float32)
 

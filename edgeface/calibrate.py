@@ -1,0 +1,204 @@
+"""Thresholds with a meaning: how often may a stranger be given a name?
+
+A stranger is compared with everybody, so the rate that matters is the FPIR at the size of the
+gallery, the chance that the *most* similar of N people reaches the threshold. It is measured: each
+person of an impostor cohort, nobody of whom is enrolled, searches the gallery once, and the
+threshold is an order statistic of their best similarities. That needs no assumption about how
+similarities are distributed, and the true FPIR at the k-th largest of n is Beta(k, n + 1 - k)
+distributed (Rényi 1953), which gives exact intervals.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgeface.errors import CalibrationError
+from edgeface.metrics import Interval, beta_quantile
+from edgeface.types import Threshold
+
+CONFIDENCE = 0.95
+RULE_OF_THREE = 3.0  # trials needed: this many over the FPIR (Hanley and Lippman-Hand 1983)
+_LEVELS = 64  # points of the stored curve
+_CURVE_END = 0.5  # the highest exceedance rate it holds
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A threshold for `fpir` at `size` enrolled people, from `trials` impostor searches.
+
+    `measured` is the FPIR to expect at the threshold with its 95 % interval, `low` and `high` the
+    95 % interval of the threshold itself. `rates` and `values` are the measured curve of exceedance
+    rate over threshold, from which thresholds for other sizes are derived.
+    """
+
+    value: float
+    low: float
+    high: float
+    fpir: float
+    size: int
+    trials: int
+    measured: Interval
+    rates: tuple[float, ...]
+    values: tuple[float, ...]
+
+    @property
+    def threshold(self) -> Threshold:
+        """The threshold with its origin, such as `calibrated:fpir=1e-3@N=512`."""
+        return Threshold(self.value, f"calibrated:fpir={_short(self.fpir)}@N={self.size}")
+
+    def at(self, size: int) -> Threshold:
+        """The threshold for the same FPIR when the gallery holds `size` people.
+
+        N' people are N'/N independent draws of N, so FPIR_N' = 1 - (1 - FPIR_N)^(N'/N); the curve
+        is read at the rate that gives the wanted FPIR, and continued beyond its end with the
+        exponential tail of extreme values (Gumbel domain). The origin names the measured size too.
+        """
+        if size < 1:
+            raise CalibrationError(f"a gallery of {size} people has no threshold: enrol somebody")
+        if size == self.size:
+            return self.threshold
+        rate = -math.expm1(math.log1p(-self.fpir) * self.size / size)
+        origin = f"calibrated:fpir={_short(self.fpir)}@N={size},from={self.size}"
+        return Threshold(self._read(rate), origin)
+
+    def _read(self, rate: float) -> float:
+        x, y = np.log(self.rates), np.array(self.values)
+        if math.log(rate) >= x[0]:
+            return float(np.interp(math.log(min(rate, self.rates[-1])), x, y))
+        # The slope of the last decade measured: thinner tails make this err on the safe side.
+        decade = x <= x[0] + math.log(10.0)
+        slope = float(np.polyfit(x[decade], y[decade], 1)[0])
+        return min(1.0, float(y[0]) + slope * (math.log(rate) - float(x[0])))
+
+    def to_json(self) -> str:
+        """One line, to be stored with the gallery."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote; CalibrationError when it did not."""
+        try:
+            fields = json.loads(text)
+            fields["measured"] = Interval(**fields["measured"])
+            for name in ("rates", "values"):
+                fields[name] = tuple(map(float, fields[name]))
+            return cls(**fields)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CalibrationError("the stored calibration is damaged: calibrate again") from error
+
+
+def trials_needed(fpir: float) -> int:
+    """How many impostor searches a threshold for `fpir` needs: three over it (rule of three)."""
+    if not 0.0 < fpir < 1.0:
+        raise CalibrationError(f"an FPIR of {fpir} is no rate: choose one between 0 and 1")
+    return math.ceil(RULE_OF_THREE / fpir - 1e-9)
+
+
+def calibrate(best: ArrayLike, *, fpir: float, size: int) -> Calibration:
+    """The threshold at which a stranger is named with probability `fpir`.
+
+    `best` (n,): for each of n people who are not enrolled, one face each, the similarity of the
+    most similar of the `size` people in the gallery. CalibrationError when n < 3 / fpir.
+    """
+    scores = _impostors(best)
+    needed, n = trials_needed(fpir), len(scores)
+    if n < needed:
+        raise CalibrationError(
+            f"{n} impostors are too few for an FPIR of {_short(fpir)}: {needed - n} more people "
+            f"are needed, or an FPIR of {RULE_OF_THREE / n:.1g} or above"
+        )
+    if size < 1:
+        raise CalibrationError("the gallery is empty: enrol somebody before calibrating")
+    descending = np.sort(scores)[::-1]
+    k = math.floor(fpir * (n + 1) + 1e-9)  # E[FPIR at the k-th largest] = k / (n + 1)
+    tail = (1.0 - CONFIDENCE) / 2.0
+    measured = Interval(
+        k / (n + 1), beta_quantile(tail, k, n + 1 - k), beta_quantile(1.0 - tail, k, n + 1 - k)
+    )
+    rates = np.geomspace(1.0 / (n + 1), _CURVE_END, _LEVELS)
+    ranks = np.clip(rates * (n + 1), 1.0, n)
+    values = np.interp(ranks, np.arange(1, n + 1), descending)
+    first, last = _threshold_ranks(fpir, n, tail)
+    return Calibration(
+        value=float(descending[k - 1]),
+        low=float(descending[last - 1]),
+        high=1.0 if first == 0 else float(descending[first - 1]),
+        fpir=fpir,
+        size=size,
+        trials=n,
+        measured=measured,
+        rates=tuple(rates.tolist()),
+        values=tuple(values.tolist()),
+    )
+
+
+def calibrate_pairs(similarities: ArrayLike, *, fpir: float, size: int) -> Calibration:
+    """`calibrate` from similarities of pairs of different people, when no gallery is at hand.
+
+    The first model: comparisons of one search are independent, so FPIR_N = 1 - (1 - FMR)^N. They
+    are not quite (one face may resemble many), which makes this threshold too high rather than too
+    low; prefer `calibrate`. CalibrationError when there are fewer than three over the FMR pairs.
+    """
+    scores = _impostors(similarities)
+    trials_needed(fpir)
+    if size < 1:
+        raise CalibrationError("the gallery is empty: enrol somebody before calibrating")
+    fmr = -math.expm1(math.log1p(-fpir) / size)
+    needed = trials_needed(fmr)
+    if len(scores) < needed:
+        raise CalibrationError(
+            f"{len(scores)} impostor pairs are too few for an FPIR of {_short(fpir)} among {size} "
+            f"people: {needed - len(scores)} more pairs are needed"
+        )
+    pairs = calibrate(scores, fpir=fmr, size=1)
+    rates = 1.0 - (1.0 - np.array(pairs.rates)) ** size
+    inside = rates < 1.0 - 1e-9
+    m = pairs.measured
+    scaled = Interval(*(-math.expm1(math.log1p(-r) * size) for r in (m.value, m.low, m.high)))
+    return Calibration(
+        value=pairs.value,
+        low=pairs.low,
+        high=pairs.high,
+        fpir=fpir,
+        size=size,
+        trials=len(scores),
+        measured=scaled,
+        rates=tuple(rates[inside].tolist()),
+        values=tuple(np.array(pairs.values)[inside].tolist()),
+    )
+
+
+def _threshold_ranks(rate: float, n: int, tail: float) -> tuple[int, int]:
+    """Ranks, largest first, whose values enclose the threshold of exactly `rate`: how many of n
+    impostors exceed it is binomial. Rank 0 stands for no upper bound."""
+    k = np.arange(n + 1)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    mass = np.exp(
+        logs[n] - logs[k] - logs[n - k] + k * math.log(rate) + (n - k) * math.log1p(-rate)
+    )
+    below = np.cumsum(mass)
+    first = int(np.searchsorted(below, tail))
+    last = int(np.searchsorted(below, 1.0 - tail)) + 1
+    return first, min(last, n)
+
+
+def _impostors(values: ArrayLike) -> NDArray[np.float64]:
+    scores = np.asarray(values, np.float64)
+    if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+        raise CalibrationError(
+            f"impostor similarities of shape {scores.shape} cannot be used: give (n,) finite ones"
+        )
+    return scores
+
+
+def _short(rate: float) -> str:
+    """`rate` the way it is written: 1e-3, 0.05."""
+    mantissa, exponent = f"{rate:.3e}".split("e")
+    text = mantissa.rstrip("0").rstrip(".")
+    return f"1e{int(exponent)}" if text == "1" else f"{rate:g}"
