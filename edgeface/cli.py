@@ -187,9 +187,10 @@ def forget(gallery: GalleryFile, name: str) -> None:
 
 @people.command("export")
 def export_people(gallery: GalleryFile, file: Path) -> None:
-    """Write all people and embeddings to FILE.npz (or .parquet)."""
+    """Write all people and embeddings to FILE.npz or FILE.parquet."""
     with _store(gallery) as store:
-        store.export(file)
+        write = store.export_parquet if _is_parquet(file) else store.export_npz
+        print(f"edgeface: {write(file)} samples written to {file}", file=sys.stderr)
 
 
 @people.command("import")
@@ -200,7 +201,8 @@ def import_people(gallery: GalleryFile, file: Path, model: Embedding = "mobilefa
 
     card = load_card(model, "embedding")
     with Gallery.open(gallery, model=card.digest, size=card.size) as store:
-        store.load(file)
+        read = store.import_parquet if _is_parquet(file) else store.import_npz
+        print(f"edgeface: {read(file)} samples read from {file}", file=sys.stderr)
 
 
 @models.command("list")
@@ -247,6 +249,12 @@ def doctor(as_json: Json = False) -> None:
     _print(rows, as_json)
     if any(r["state"] == "bad" for r in rows):
         raise typer.Exit(2)
+
+
+def _is_parquet(file: Path) -> bool:
+    if file.suffix not in {".npz", ".parquet"}:
+        raise typer.BadParameter(f"{file} must end in .npz or .parquet")
+    return file.suffix == ".parquet"
 
 
 def _groups(what: list[str]) -> list[tuple[str, list[Path]]]:

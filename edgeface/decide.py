@@ -96,7 +96,7 @@ class Confirmation:
         """Take one frame's decision, return what to show: a match only once confirmed."""
         person = decision.person_id if decision.status is Status.MATCH else None
         if self._shown is not None and person == self._shown.person_id:
-            self._disagreeing = 0
+            self._disagreeing, self._candidate = 0, None
             self._shown = decision
             return decision
         self._agreeing = self._agreeing + 1 if person == self._candidate else 1

@@ -35,8 +35,7 @@ def checks() -> Iterator[Check]:
     yield Check("runtime", "ok", f"auto means {runtime.choose('auto')}")
     for card in models.cards():
         try:
-            task = "detection" if card.task == "detection" else "embedding"
-            models.load_card(card.path, task)
+            models.load_card(card.path, "detection" if card.task == "detection" else "embedding")
             yield Check(f"model {card.name}", "ok", f"{card.task}, sha256 {card.digest[:12]}")
         except EdgefaceError as error:
             yield Check(f"model {card.name}", "bad", str(error))

@@ -18,6 +18,7 @@ from edgeface.detect import Detector
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.errors import ImageError
 from edgeface.gallery import Gallery, Person
+from edgeface.models import load_card
 from edgeface.quality import rate
 from edgeface.runtime import Runtime
 from edgeface.track import SceneCut, State, Track, Tracker, TrackerOptions
@@ -36,6 +37,7 @@ from edgeface.types import (
 )
 
 FacePolicy = Literal["require_one", "largest", "skip"]
+WEAK = 0.5  # share of the detector's threshold from which a face may keep a track alive
 
 
 class FaceDetector(Protocol):
@@ -128,11 +130,16 @@ class Identifier:
         """
         embed = Embedder.load(embedder, runtime=runtime, threads=threads)
         store = Gallery.open(gallery, model=embed.card.digest, size=embed.size)
-        chosen = store.threshold() or embed.card.threshold
+        chosen = store.threshold or embed.card.threshold
         if threshold is not None:
             chosen = Threshold(threshold, "user")
-        find = Detector.load(detector, runtime=runtime, threads=threads)
-        return cls(find, embed, store, threshold=chosen)
+        # The tracker's second stage wants the faces the detector is less sure of, too.
+        sure = load_card(detector, "detection").threshold.value
+        find = Detector.load(
+            detector, runtime=runtime, threads=threads, score_threshold=sure * WEAK
+        )
+        tracking = TrackerOptions(high=sure, low=sure * WEAK, rejoin=chosen.value)
+        return cls(find, embed, store, threshold=chosen, tracking=tracking)
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +157,8 @@ class Identifier:
     def faces(self, picture: images.Source) -> list[Face]:
         """Every face of a picture with quality and embedding, largest first."""
         image = images.read(picture)
-        faces = self._described(image, self._detector(image))
+        found = [f for f in self._detector(image) if f.score >= self._tracking.high]
+        faces = self._described(image, found)
         return sorted(faces, key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
 
     def identify(self, picture: images.Source) -> list[Sighting]:
@@ -202,7 +210,7 @@ class Identifier:
             reasons = "; ".join(reason for _, reason in skipped) or "no picture was given"
             raise ImageError(f"nothing to enrol for {name!r}: {reasons}")
         embeddings = np.stack([f.embedding for f in taken if f.embedding is not None])
-        qualities = np.array([f.quality for f in taken], np.float32)
+        qualities = [f.quality for f in taken]
         person = self.gallery.enroll(name, embeddings, qualities=qualities, sources=sources)
         return Enrolment(person, len(taken), tuple(skipped))
 

@@ -2,7 +2,7 @@
 
 The score multiplies five saturating factors in [0, 1]: size, sharpness, pose, exposure, and the
 detector's own confidence. The knees were set on what embedders trained at 112x112 tolerate: below
-about 20 px between the eyes identity fades quickly, beyond 45 degrees of yaw too.
+about 12 px between the eyes identity fades quickly, and so it does near profile.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from edgeface.types import Face, Image
 
 # Each pair: the value that halves the factor, and how sharply it does.
-EYES_PX = (14.0, 0.35)
-SHARPNESS = (40.0, 0.08)
-YAW = (0.55, 10.0)
+EYES_PX = (10.0, 0.4)
+SHARPNESS = (12.0, 0.2)
+YAW = (0.7, 10.0)
 CONTRAST = (18.0, 0.25)
 
 

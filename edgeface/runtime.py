@@ -118,9 +118,10 @@ class OpenVinoSession:
         except Exception as error:  # as above
             raise ModelError(f"{path} is not a model OpenVINO can load: {error}") from error
         self._request = model.create_infer_request()
-        self._outputs = [o.get_any_name() for o in model.outputs]
+        # One tensor may carry several names (an output and the node it aliases): answer to each.
+        self._names = [(i, name) for i, o in enumerate(model.outputs) for name in o.names]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run once; see `Session`."""
         results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=False)
-        return dict(zip(self._outputs, results.values(), strict=True))
+        return {name: results[i] for i, name in self._names}

@@ -33,7 +33,7 @@ def portraits() -> tuple[np.ndarray, np.ndarray]:
 def place(
     canvas: np.ndarray, picture: np.ndarray, x: float, y: float, height: float, turn: float
 ) -> np.ndarray:
-    """Warp `picture` onto `canvas`: centre (x, y) px, `height` px tall, turned by `turn` degrees."""
+    """Warp `picture` onto `canvas`: centre (x, y), `height` px tall, turned by `turn` degrees."""
     scale = height / picture.shape[0]
     middle = (picture.shape[1] / 2, picture.shape[0] / 2)
     matrix = cv2.getRotationMatrix2D(middle, turn, scale)
