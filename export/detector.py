@@ -22,8 +22,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from export.networks.detector import STRIDES, FaceDetector
 from export.scenes import SceneSampler, degrade, recolour
@@ -91,7 +90,7 @@ def distillation_loss(student: tuple[Tensor, ...], teacher: list[Tensor]) -> Los
     theirs = torch.cat([m.flatten(2).transpose(1, 2).reshape(-1, m.shape[1]) for m in teacher])
     target = theirs[:, 0]
     focus = (target - ours[:, 0].detach().sigmoid()).abs() ** FOCUS
-    entropy = F.binary_cross_entropy_with_logits(ours[:, 0], target, reduction="none")
+    entropy = nn.functional.binary_cross_entropy_with_logits(ours[:, 0], target, reduction="none")
     mass = target[target > CONFIDENT].sum().clamp(min=1.0)
     score = (focus * entropy).sum() / mass
 
@@ -129,7 +128,7 @@ class Trainer:
         self.average = FaceDetector().eval()
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=decay)
-        self.lr, self.step = lr, 0
+        self.lr, self.step, self.batch = lr, 0, 0
 
     def save(self, path: Path) -> None:
         state = {
@@ -137,6 +136,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "batch": self.batch,
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -156,6 +156,7 @@ class Trainer:
         self.model.train()
         with torch.autocast("cpu", torch.bfloat16):
             maps = self.model(images.contiguous(memory_format=torch.channels_last))
+        self.batch = len(images)
         losses = distillation_loss(maps, wanted)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
