@@ -12,6 +12,7 @@ the teacher's score and count above `CONFIDENT` only.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
 from dataclasses import dataclass
@@ -123,10 +124,9 @@ def batch(
 class Trainer:
     """Network, optimizer, moving average and step counter, saved and restored as one file."""
 
-    def __init__(self, *, lr: float, decay: float = 0.01) -> None:
-        self.model = FaceDetector().to(memory_format=torch.channels_last)
-        self.average = FaceDetector().eval()
-        self.average.load_state_dict(self.model.state_dict())
+    def __init__(self, model: FaceDetector, *, lr: float, decay: float = 0.01) -> None:
+        self.average = copy.deepcopy(model).eval()
+        self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=decay)
         self.lr, self.step, self.batch = lr, 0, 0
 
@@ -175,19 +175,19 @@ class Trainer:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Run or resume the schedule; the generator is reseeded from seed and step on resume."""
+    """Run or resume the schedule; every step draws from its own seed, so resuming changes nothing."""
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / "detector.pt"
     torch.manual_seed(args.seed)
-    trainer = Trainer(lr=args.lr)
+    trainer = Trainer(FaceDetector(), lr=args.lr)
     if args.resume and checkpoint.exists():
         trainer.restore(checkpoint)
     teacher = Teacher(args.teacher)
     loading = np.random.default_rng(args.seed)
     sampler = SceneSampler.from_folder(args.data, loading, n_crops=args.crops, size=args.size)
-    rng = np.random.default_rng([args.seed, trainer.step])
     start, first, recent = time.monotonic(), trainer.step, []
     while trainer.step < args.steps:
+        rng = np.random.default_rng([args.seed, trainer.step])
         losses = trainer.update(*batch(sampler, teacher, args.batch, rng), steps=args.steps)
         recent.append([losses.score.item(), losses.box.item(), losses.landmark.item()])
         if trainer.step % args.every == 0 or trainer.step == args.steps:
