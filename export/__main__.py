@@ -9,6 +9,7 @@ VERBS = {
     "pack": ("export.data", "decode aligned crops into one memory-mapped array"),
     "distil": ("export.distil", "train an embedder from teachers' embeddings, no labels needed"),
     "detector": ("export.detector", "train the five-landmark face detector"),
+    "detector-onnx": ("export.detector_onnx", "detector checkpoint to ONNX, with its card"),
     "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),
     "onnx": ("export.to_onnx", "checkpoint to ONNX, float32 and float16 weights, with its card"),
     "similarity": ("export.similarity", "learn the edge similarity used by clustering"),
@@ -19,7 +20,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in {"-h", "--help"}:
         print(__doc__)
         for verb, (_, what) in VERBS.items():
-            print(f"  {verb:<12}{what}")
+            print(f"  {verb:<15}{what}")
         return 0
     if argv[0] not in VERBS:
         print(f"export: no verb {argv[0]!r}; one of {', '.join(VERBS)}", file=sys.stderr)

@@ -12,6 +12,7 @@ the teacher's score and count above `CONFIDENT` only.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
 from dataclasses import dataclass
@@ -22,8 +23,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from export.networks.detector import STRIDES, FaceDetector
 from export.scenes import SceneSampler, degrade, recolour
@@ -91,7 +91,7 @@ def distillation_loss(student: tuple[Tensor, ...], teacher: list[Tensor]) -> Los
     theirs = torch.cat([m.flatten(2).transpose(1, 2).reshape(-1, m.shape[1]) for m in teacher])
     target = theirs[:, 0]
     focus = (target - ours[:, 0].detach().sigmoid()).abs() ** FOCUS
-    entropy = F.binary_cross_entropy_with_logits(ours[:, 0], target, reduction="none")
+    entropy = nn.functional.binary_cross_entropy_with_logits(ours[:, 0], target, reduction="none")
     mass = target[target > CONFIDENT].sum().clamp(min=1.0)
     score = (focus * entropy).sum() / mass
 
@@ -124,12 +124,11 @@ def batch(
 class Trainer:
     """Network, optimizer, moving average and step counter, saved and restored as one file."""
 
-    def __init__(self, *, lr: float, decay: float = 0.01) -> None:
-        self.model = FaceDetector().to(memory_format=torch.channels_last)
-        self.average = FaceDetector().eval()
-        self.average.load_state_dict(self.model.state_dict())
+    def __init__(self, model: FaceDetector, *, lr: float, decay: float = 0.01) -> None:
+        self.average = copy.deepcopy(model).eval()
+        self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=decay)
-        self.lr, self.step = lr, 0
+        self.lr, self.step, self.batch = lr, 0, 0
 
     def save(self, path: Path) -> None:
         state = {
@@ -137,6 +136,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "batch": self.batch,
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -156,6 +156,7 @@ class Trainer:
         self.model.train()
         with torch.autocast("cpu", torch.bfloat16):
             maps = self.model(images.contiguous(memory_format=torch.channels_last))
+        self.batch = len(images)
         losses = distillation_loss(maps, wanted)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -174,19 +175,19 @@ class Trainer:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Run or resume the schedule; the generator is reseeded from seed and step on resume."""
+    """Run or resume the schedule; every step draws from its own seed, so resuming changes nothing."""
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / "detector.pt"
     torch.manual_seed(args.seed)
-    trainer = Trainer(lr=args.lr)
+    trainer = Trainer(FaceDetector(), lr=args.lr)
     if args.resume and checkpoint.exists():
         trainer.restore(checkpoint)
     teacher = Teacher(args.teacher)
     loading = np.random.default_rng(args.seed)
     sampler = SceneSampler.from_folder(args.data, loading, n_crops=args.crops, size=args.size)
-    rng = np.random.default_rng([args.seed, trainer.step])
     start, first, recent = time.monotonic(), trainer.step, []
     while trainer.step < args.steps:
+        rng = np.random.default_rng([args.seed, trainer.step])
         losses = trainer.update(*batch(sampler, teacher, args.batch, rng), steps=args.steps)
         recent.append([losses.score.item(), losses.box.item(), losses.landmark.item()])
         if trainer.step % args.every == 0 or trainer.step == args.steps:

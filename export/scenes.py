@@ -19,6 +19,7 @@ Image = NDArray[np.uint8]
 Rng = np.random.Generator
 
 HELD_BACK = 300  # last lines of annotations.jsonl: the test set of bench/detect.py
+HELD_BACKGROUNDS = 150  # last pictures of scenes/background: the same bench's negatives
 DEV = 100  # the lines before those: watched while training, never trained on
 FACE_SIZES = (10.0, 280.0)  # px, drawn log-uniformly
 CROP_SIZES = (16.0, 250.0)  # px, side of a pasted 112×112 crop
@@ -38,6 +39,11 @@ def split(annotations: Path) -> tuple[list[dict], list[dict], list[dict]]:
     records = [json.loads(line) for line in annotations.read_text().splitlines() if line]
     held = len(records) - HELD_BACK
     return records[: held - DEV], records[held - DEV : held], records[held:]
+
+
+def backgrounds(data: Path) -> list[Path]:
+    """Pictures without faces, in a fixed order; the last `HELD_BACKGROUNDS` are for testing."""
+    return sorted((data / "scenes" / "background").iterdir())
 
 
 def read(path: Path) -> Image:
@@ -85,7 +91,7 @@ class SceneSampler:
         chosen = rng.choice(len(paths), min(n_crops, len(paths)), replace=False)
         return cls(
             load_scenes(data / "scenes", train),
-            [read(p) for p in sorted((data / "scenes" / "background").iterdir())],
+            [read(p) for p in backgrounds(data)[:-HELD_BACKGROUNDS]],
             [read(paths[i]) for i in chosen],
             size=size,
         )
@@ -116,7 +122,7 @@ class SceneSampler:
             slack = np.array([w, h]) * ratio - size
             target = np.clip(target, centre * ratio - slack, centre * ratio)
         around = self._background(rng, size) if rng.random() < 0.5 else None
-        return self._warp(scene.image, centre, target, ratio, size, rng, around=around)
+        return self._warp(scene.image, centre, target, ratio, size=size, rng=rng, around=around)
 
     def _warp(
         self,
@@ -124,9 +130,9 @@ class SceneSampler:
         centre: NDArray[np.float64],
         target: NDArray[np.float64],
         ratio: float,
+        *,
         size: int,
         rng: Rng,
-        *,
         around: Image | None = None,
     ) -> Image:
         """Map `centre` of `image` to `target` of a (size, size) picture, tilted and mirrored.
@@ -166,7 +172,7 @@ class SceneSampler:
         h, w = image.shape[:2]
         ratio = size / min(h, w) * rng.uniform(0.8, 2.0)
         centre, middle = np.array([w / 2, h / 2]), np.full(2, size / 2)
-        return self._warp(image, centre, middle, ratio, size, rng)
+        return self._warp(image, centre, middle, ratio, size=size, rng=rng)
 
     def _pasted(self, rng: Rng) -> Image:
         """One to six face crops, each under a random similarity, feathered into a background."""
@@ -180,7 +186,7 @@ class SceneSampler:
     def _paste(self, out: Image, crop: Image, side: float, rng: Rng) -> None:
         ratio, angle = side / crop.shape[0], np.deg2rad(rng.normal(0, 15))
         if ratio < 0.7:
-            n = max(int(round(side)), 4)
+            n = max(round(side), 4)
             crop, ratio = cv2.resize(crop, (n, n), interpolation=cv2.INTER_AREA), side / n
         if rng.random() < 0.5:
             crop = crop[:, ::-1]

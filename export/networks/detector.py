@@ -13,7 +13,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 STRIDES = (8, 16, 32)
@@ -24,8 +23,16 @@ PRIOR = 0.01  # share of cells that see a face when training starts, as in Retin
 class ConvBlock(nn.Module):
     """k×k convolution, batch norm, ReLU; adds its input before the ReLU where shapes allow."""
 
-    def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1,
-                 groups: int = 1, residual: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        residual: bool = False,
+    ) -> None:
         super().__init__()
         self.residual = residual
         self.conv: nn.Conv2d = nn.Conv2d(
@@ -35,7 +42,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.conv(x))
-        return F.relu(y + x if self.residual else y)
+        return nn.functional.relu(y + x if self.residual else y)
 
     def fuse(self) -> None:
         """Fold the batch norm into the convolution (exact in eval mode)."""
@@ -87,7 +94,9 @@ class FaceDetector(nn.Module):
             x = stage(x)
             levels.append(lateral(x))
         for i in (1, 0):
-            levels[i] = levels[i] + F.interpolate(levels[i + 1], scale_factor=2.0, mode="nearest")
+            levels[i] = levels[i] + nn.functional.interpolate(
+                levels[i + 1], scale_factor=2.0, mode="nearest"
+            )
         return [mixer(level) for mixer, level in zip(self.mixers, levels, strict=True)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

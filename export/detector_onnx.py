@@ -1,0 +1,197 @@
+"""Detector checkpoint to ONNX with its card: `python -m export detector-onnx CHECKPOINT`.
+
+The exported network takes raw BGR pixels; the input scale and all batch norms are folded into the
+convolutions. Weights are stored as float16 and cast to float32 by the graph, which both runtimes do
+once while loading: half the file, float32 arithmetic. The file is checked against the checkpoint
+on real pictures before it is written in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from export.networks.detector import CHANNELS, STRIDES, FaceDetector
+from export.scenes import read, split
+
+OUTPUTS = [f"stride_{s}" for s in STRIDES]
+PARITY = 0.05  # largest change of any output, in logits or strides, that float16 weights may make
+
+
+def to_onnx(model: FaceDetector) -> onnx.ModelProto:
+    """The fused network as a float32 graph with dynamic batch, height and width."""
+    n, h, w = (torch.export.Dim(name) for name in "nhw")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():  # the exporter's own use of deprecated torch internals
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model.eval(),
+            (torch.zeros(2, 3, 128, 96),),
+            dynamo=True,
+            verbose=False,
+            input_names=["image"],
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: n, 2: 32 * h, 3: 32 * w},),
+        )
+    proto = program.model_proto
+    strip(proto)
+    return proto
+
+
+def strip(proto: onnx.ModelProto) -> None:
+    """Remove source locations and names of this machine, in place."""
+    for node in proto.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for tensor in proto.graph.initializer:
+        tensor.ClearField("metadata_props")
+    for value in [*proto.graph.input, *proto.graph.output]:
+        value.ClearField("metadata_props")
+    proto.graph.ClearField("value_info")
+    proto.graph.ClearField("metadata_props")
+    proto.ClearField("metadata_props")
+
+
+def halve_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose convolution kernels are float16 initializers behind a Cast to float32."""
+    half = onnx.ModelProto()
+    half.CopyFrom(proto)
+    casts = []
+    for tensor in half.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim == 4:
+            name = tensor.name
+            packed = numpy_helper.from_array(values.astype(np.float16), f"{name}_half")
+            tensor.CopyFrom(packed)
+            casts.append(helper.make_node("Cast", [packed.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *half.graph.node]
+    half.graph.ClearField("node")
+    half.graph.node.extend(nodes)
+    onnx.checker.check_model(half, full_check=True)
+    return half
+
+
+def pictures(data: Path, n: int) -> list[NDArray[np.float32]]:
+    """`n` held-back scenes as (1, 3, H, W) raw BGR, cut to multiples of 32."""
+    _, _, test = split(data / "scenes" / "annotations.jsonl")
+    planes = []
+    for record in test[:n]:
+        image = read(data / "scenes" / record["file"])
+        h, w = (side // 32 * 32 for side in image.shape[:2])
+        planes.append(np.ascontiguousarray(image[:h, :w].transpose(2, 0, 1)[None], np.float32))
+    return planes
+
+
+def worst_difference(
+    model: FaceDetector, proto: onnx.ModelProto, images: list[NDArray[np.float32]]
+) -> float:
+    """Largest absolute difference between the network and its file over `images`."""
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for image in images:
+        with torch.no_grad():
+            wanted = model(torch.from_numpy(image))
+        for a, b in zip(wanted, session.run(OUTPUTS, {"image": image}), strict=True):
+            worst = max(worst, float(np.abs(a.numpy() - b).max()))
+    return worst
+
+
+def card(name: str, blob: bytes, threshold: float, training: dict[str, Any]) -> dict[str, Any]:
+    """The detector's card without its metrics, which `bench detect` measures."""
+    return {
+        "name": name,
+        "task": "detection",
+        "file": f"{name}.onnx",
+        "sha256": hashlib.sha256(blob).hexdigest(),
+        "bytes": len(blob),
+        "precision": "float32, weights stored as float16",
+        "input": {
+            "name": "image",
+            "layout": "NCHW",
+            "dtype": "float32",
+            "colour": "BGR",
+            "range": [0, 255],
+            "sides": "multiples of 32, padded with zeros to the right and below",
+        },
+        "outputs": {
+            "names": OUTPUTS,
+            "shape": f"(n, {CHANNELS}, H/s, W/s) for stride s",
+            "channels": [
+                "score logit",
+                *("box " + x for x in ("dx", "dy", "log w", "log h")),
+                *(f"landmark {i} {axis}" for i in range(5) for axis in "xy"),
+            ],
+            "units": "strides; offsets from the upper left corner of the cell",
+        },
+        "strides": list(STRIDES),
+        "landmarks": ["left eye", "right eye", "nose", "left mouth", "right mouth"],
+        "threshold": {"value": threshold, "origin": "about equal precision and recall on dev"},
+        "training": training,
+        "license": "research only: some training pictures state research-only or no terms",
+        "metrics": {},
+    }
+
+
+def training_facts(step: int, batch: int) -> dict[str, Any]:
+    """What the card says about how the weights came to be."""
+    return {
+        "method": "dense distillation of a teacher's per-cell scores, boxes and landmarks",
+        "steps": step,
+        "batch": batch,
+        "initialisation": "random",
+        "teachers": [{"name": "YuNet-n", "terms": "Apache-2.0"}],
+        "data": [
+            {
+                "name": "scenes of mixed sources (CelebA in the wild, masked faces, portraits)",
+                "terms": "research only, or none stated",
+            },
+            {"name": "aligned face crops pasted on backgrounds", "terms": "as above"},
+        ],
+    }
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m export detector-onnx", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder with scenes/, for parity")
+    parser.add_argument("--out", type=Path, default=Path("edgeface/weights"))
+    parser.add_argument("--name", default="detector")
+    parser.add_argument("--threshold", type=float, default=0.5, help="default score of the card")
+    parser.add_argument("--report", type=Path, help="`bench detect --json` document for metrics")
+    args = parser.parse_args(argv)
+    state = torch.load(args.checkpoint, weights_only=True)
+    model = FaceDetector().eval()
+    model.load_state_dict(state["average"])
+    proto = halve_weights(to_onnx(model.fuse()))
+    worst = worst_difference(model, proto, pictures(args.data, 20))
+    if worst > PARITY:
+        print(f"export: the file differs from its checkpoint by {worst:.3g}", file=sys.stderr)
+        return 1
+    blob = proto.SerializeToString()
+    facts = training_facts(state["step"], state.get("batch", 16))
+    document = card(args.name, blob, args.threshold, facts)
+    if args.report:
+        report = json.loads(args.report.read_text())
+        document["metrics"] = {"commit": report["commit"], **report["figures"]}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"{args.name}.onnx").write_bytes(blob)
+    (args.out / f"{args.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    print(f"{len(blob)} bytes, worst difference {worst:.2g}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
