@@ -17,7 +17,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("accuracy", "detect", "embed", "pipeline", "score", "submodels", "clustering", "gallery")
+NAMES = (
+    "accuracy",
+    "detect",
+    "embed",
+    "pipeline",
+    "score",
+    "submodels",
+    "clustering",
+    "gallery",
+    "faults",
+)
 
 
 def machine() -> dict[str, str | int]:

@@ -218,6 +218,16 @@ class Gallery:
             tables.drop_person(person.id, revision)
             # Should the process die before the rewrite, the next opening does it.
             tables.set("scrub", "due")
+        try:
+            self._scrub()
+        except GalleryError as error:
+            raise GalleryError(
+                f"{person.name!r} is forgotten, but traces stay in the file until it can be "
+                f"rewritten, at the latest when it is opened again: {error}"
+            ) from error
+
+    def compact(self) -> None:
+        """Give the space of deleted rows back to the disk; may take seconds for large galleries."""
         self._scrub()
 
     # Exchange
