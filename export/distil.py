@@ -1,0 +1,303 @@
+"""`python -m export distil`: train an embedder from a teacher's outputs, without labels.
+
+Two phases, each resumable to the bit. `blocks`: every block of the student learns, from random
+initialisation and by gradient descent, to map the teacher's input of that block to the teacher's
+output of it (per-channel normalised squared error), all blocks in parallel and each on as many
+pictures as its resolution needs. `end`: the whole student learns the teachers' embeddings (cosine
+and similarity structure), with errors at the stage ends as guidance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from export.augment import MODERATE, Strength, augment
+from export.data import Pack, open_pack
+from export.networks.mobilefacenet import MobileFaceNet, build
+from export.teachers import BOUNDARIES, open_teacher, run_teacher, to_input
+
+# Pictures per step at each resolution: a 56×56 map holds 64 times the samples of a 7×7 map, so a
+# block sees about as many samples everywhere and the step costs a quarter of a full one.
+SHARE = {"stem": 1 / 12, "1": 1 / 8, "2": 1 / 3, "3": 1.0, "head": 1.0}
+
+
+def hold_out(data: Pack, fraction: float = 0.04) -> NDArray[np.bool_]:
+    """Rows kept from training: every `1/fraction`-th identity whole, and as many of the pictures
+    without identity."""
+    every = round(1 / fraction)
+    unknown = data.identity < 0
+    return np.where(unknown, np.arange(len(data.identity)) % every == 0, data.identity % every == 0)
+
+
+class Batches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    """Augmented uint8 batches, a pure function of (seed, step), so that a resumed run sees what an
+    uninterrupted one would."""
+
+    def __init__(
+        self, pack: Path, rows: NDArray[np.int64], batch: int, seed: int, start: int, stop: int,
+        strength: Strength,
+    ) -> None:
+        super().__init__()
+        self.pack, self.rows, self.batch, self.seed = pack, rows, batch, seed
+        self.start, self.stop, self.strength = start, stop, strength
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        cv2.setNumThreads(0)
+        images = open_pack(self.pack).images
+        for step in range(self.start, self.stop):
+            rng = np.random.default_rng([self.seed, step])
+            chosen = rng.choice(self.rows, self.batch, replace=False)
+            yield np.stack([augment(images[i], rng, self.strength) for i in chosen])
+
+
+def as_tensor(array: NDArray[np.float32]) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def share(name: str, batch: int) -> int:
+    """How many pictures of a batch of `batch` block `name` is trained on."""
+    key = name if name in SHARE else name[-3] if "_" in name else name[-1]
+    return max(4, round(batch * SHARE[key]))
+
+
+def resolution_share(name: str, batch: int) -> int:
+    """Pictures for which the *input* of `name` is needed: a down block works at the resolution
+    of the stage before it."""
+    if name.startswith("down"):
+        number = int(name[4:])
+        return share("stem" if number == 1 else f"res{number - 1}_0", batch)
+    return share(name, batch)
+
+
+class BlockErrors(nn.Module):
+    """Per-block normalised squared error of a student on a teacher's inputs and outputs."""
+
+    def __init__(self, student: MobileFaceNet) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(
+        self, inputs: dict[str, Tensor], targets: dict[str, Tensor], weights: dict[str, Tensor]
+    ) -> Tensor:
+        errors = []
+        for name, block in self.student.blocks.items():
+            difference = block(inputs[name]) - targets[name]
+            dims = [d for d in range(difference.ndim) if d != 1]
+            errors.append((difference.square().mean(dims) * weights[name]).mean())
+            if name == "head":
+                cosine = F.cosine_similarity(difference + targets[name], targets[name], dim=1)
+                errors[-1] = errors[-1] + 2 * (1 - cosine).mean()
+        return torch.stack(errors)
+
+
+class BlockFeed:
+    """Teacher maps for the block phase: the first pictures of a batch with every boundary, the rest
+    only with the low-resolution ones."""
+
+    def __init__(self, path: Path, names: list[str], batch: int, threads: int) -> None:
+        self.names, self.batch = names, batch
+        self.need = {n: resolution_share(n, batch) for n in names}
+        self.cut = share("res2_0", batch)
+        late = tuple(n for n in names if share(n, batch) == batch)
+        self.first = open_teacher(path, self.cut, blocks=tuple(names), threads=threads)
+        self.rest = open_teacher(path, batch - self.cut, blocks=late, threads=threads)
+
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        x = to_input(images)
+        maps = self.first(x[: self.cut])
+        for name, rest in self.rest(x[self.cut :]).items():
+            maps[name] = np.concatenate([maps[name], rest])
+        inputs, targets, before = {}, {}, (x - 127.5) / 127.5
+        for name in self.names:
+            n = min(self.need[name], len(before))
+            inputs[name], targets[name] = as_tensor(before[:n]), as_tensor(maps[name][:n])
+            before = maps[name]
+        return inputs, targets
+
+
+def branch_weights(
+    student: MobileFaceNet, samples: list[tuple[dict[str, Tensor], dict[str, Tensor]]]
+) -> dict[str, Tensor]:
+    """1 / variance per channel of what each block has to add, floored at a twentieth of the mean."""
+    weights = {}
+    for name, block in student.blocks.items():
+        rows = []
+        for inputs, targets in samples:
+            t = targets[name] - inputs[name] if getattr(block, "residual", False) else targets[name]
+            rows.append(t.transpose(0, 1).flatten(1))
+        variance = torch.cat(rows, 1).var(1)
+        weights[name] = 1.0 / variance.clamp(min=0.05 * float(variance.mean()))
+    return weights
+
+
+def cosine_rate(step: int, steps: int, peak: float, warm: int = 100) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth of `peak`."""
+    if step < warm:
+        return peak * (step + 1) / warm
+    t = (step - warm) / max(1, steps - warm)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, t))))
+
+
+def optimiser(modules: nn.Module, decay: float) -> torch.optim.AdamW:
+    """AdamW; vectors (normalisation, slopes) at three times the rate and without decay."""
+    wide = [p for p in modules.parameters() if p.requires_grad and p.ndim > 1]
+    thin = [p for p in modules.parameters() if p.requires_grad and p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": wide, "weight_decay": decay, "times": 1.0},
+         {"params": thin, "weight_decay": 0.0, "times": 3.0}], lr=1e-3, betas=(0.9, 0.98),
+    )
+
+
+def set_rate(optimizer: torch.optim.AdamW, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["times"]
+
+
+def held_out_cosine(
+    student: MobileFaceNet, images: NDArray[np.uint8], target: NDArray[np.float32]
+) -> tuple[float, float]:
+    """Mean and 5th percentile of the cosine between student and teacher, evaluation mode."""
+    student.eval()
+    rows = []
+    with torch.no_grad():
+        for i in range(0, len(images), 32):
+            rows.append(student(as_tensor(to_input(images[i : i + 32]))).numpy())
+    student.train()
+    a = np.concatenate(rows)
+    cosine = (a * target).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(target, axis=1)
+    return float(cosine.mean()), float(np.percentile(cosine, 5))
+
+
+def prefetch(source: Iterator, depth: int = 3) -> Iterator:  # type: ignore[type-arg]
+    """Run `source` in a thread, `depth` items ahead; its exception is raised here."""
+    line: queue.Queue = queue.Queue(depth)  # type: ignore[type-arg]
+    end = object()
+
+    def work() -> None:
+        try:
+            for item in source:
+                line.put(item)
+            line.put(end)
+        except BaseException as error:
+            line.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while (item := line.get()) is not end:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def save(path: Path, **state: object) -> None:
+    """Write a checkpoint so that an interruption leaves the old or the new one."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def train_blocks(args: argparse.Namespace) -> int:
+    torch.manual_seed(args.seed)
+    data = open_pack(args.pack)
+    held = hold_out(data)
+    rows = np.flatnonzero(~held & data.keep)
+    student = build(args.network).to(memory_format=torch.channels_last)
+    names = list(student.blocks)
+    if set(BOUNDARIES.get(args.teacher.stem, {})) != set(names):
+        print(f"distil: {args.teacher.stem} has not the blocks of {args.network}", file=sys.stderr)
+        return 2
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.out / "blocks.pt"
+    optimizer = optimiser(student, args.decay)
+    start, weights = 0, None
+    if args.resume and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, weights = state["step"], state["weights"]
+    batches = Batches(args.pack, rows, args.batch, args.seed, start, args.steps, MODERATE)
+    loader = iter(
+        torch.utils.data.DataLoader(
+            batches, batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=lambda x: x
+        )
+    )
+    watch = np.flatnonzero(held & data.keep)
+    watch = watch[:: max(1, len(watch) // 500)][:500]
+    images = np.asarray(data.images[watch])
+    target = run_teacher(open_teacher(args.teacher, 20, threads=args.threads), images)
+    feed = BlockFeed(args.teacher, names, args.batch, args.teacher_threads)
+    torch.set_num_threads(args.threads)
+    maps = prefetch(feed(b) for b in loader)
+    if weights is None:
+        probe = Batches(args.pack, rows, args.batch, args.seed + 1, 0, 4, MODERATE)
+        weights = branch_weights(student, [feed(b) for b in probe])
+    errors = BlockErrors(student).train()
+    step_errors = torch.compile(errors, dynamic=False) if args.compile else errors
+    log = (args.out / "blocks.jsonl").open("a")
+    smooth, began, last_save = None, time.time(), time.time()
+    for step, (inputs, targets) in enumerate(maps, start=start):
+        set_rate(optimizer, cosine_rate(step, args.steps, args.rate))
+        each = step_errors(inputs, targets, weights)
+        optimizer.zero_grad(set_to_none=True)
+        each.sum().backward()
+        optimizer.step()
+        now = each.detach()
+        smooth = now if smooth is None else smooth + 0.05 * (now - smooth)
+        done = step + 1
+        if done % args.report == 0 or done == args.steps:
+            line = {"step": done, "s": round(time.time() - began, 1), "mean": float(smooth.mean())}
+            line |= {n: round(float(v), 4) for n, v in zip(names, smooth, strict=True)}
+            if done % (args.report * 10) == 0 or done == args.steps:
+                line["cosine"], line["cosine_p5"] = held_out_cosine(student, images, target)
+            print(json.dumps(line), file=log, flush=True)
+            print(json.dumps(line), file=sys.stderr, flush=True)
+        if time.time() - last_save > args.save_every or done == args.steps:
+            save(checkpoint, network=args.network, phase="blocks", step=done, weights=weights,
+                 student=student.state_dict(), optimizer=optimizer.state_dict())
+            last_save = time.time()
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export distil", description=__doc__)
+    parser.add_argument("phase", choices=["blocks", "end"])
+    parser.add_argument("--pack", type=Path, required=True, help="pack made by `export pack`")
+    parser.add_argument("--teacher", type=Path, required=True, help="teacher ONNX")
+    parser.add_argument("--network", default="mobilefacenet")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--decay", type=float, default=1e-4)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--teacher-threads", type=int, default=1)
+    parser.add_argument("--report", type=int, default=50, help="steps between log lines")
+    parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the training step")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = arguments().parse_args(argv)
+    return train_blocks(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

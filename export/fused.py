@@ -1,0 +1,165 @@
+"""Batch normalisation and PReLU as one training step on a CPU.
+
+PyTorch's PReLU backward alone takes 45 % of a MobileFaceNet training step on a CPU; fused with the
+normalisation it takes two passes forward and two backward over the map. Maps are channels-last, so
+one row per pixel; kernels are numba, single-threaded and release the interpreter lock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Floats = NDArray[np.float32]
+CHUNK = 256
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def moments(x: Floats, total: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
+    """Add column sums of x and x² of (rows, channels) to `total` and `squares`."""
+    rows, channels = x.shape
+    s = np.empty(channels, np.float32)
+    q = np.empty(channels, np.float32)
+    for start in range(0, rows, CHUNK):
+        s[:] = 0.0
+        q[:] = 0.0
+        for r in range(start, min(start + CHUNK, rows)):
+            for c in range(channels):
+                v = x[r, c]
+                s[c] += v
+                q[c] += v * v
+        for c in range(channels):
+            total[c] += s[c]
+            squares[c] += q[c]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def apply(x: Floats, scale: Floats, shift: Floats, slope: Floats, out: Floats) -> None:
+    """out = prelu(x · scale + shift)."""
+    rows, channels = x.shape
+    for r in range(rows):
+        for c in range(channels):
+            z = x[r, c] * scale[c] + shift[c]
+            out[r, c] = z if z > 0 else z * slope[c]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def sums(
+    x: Floats, dy: Floats, scale: Floats, shift: Floats, slope: Floats,
+    d_shift: NDArray[np.float64], d_x: NDArray[np.float64], d_slope: NDArray[np.float64],
+) -> None:
+    """Column sums of dz, dz · x and dy · min(z, 0), where z is the normalised map."""
+    rows, channels = x.shape
+    a = np.empty(channels, np.float32)
+    b = np.empty(channels, np.float32)
+    e = np.empty(channels, np.float32)
+    for start in range(0, rows, CHUNK):
+        a[:] = 0.0
+        b[:] = 0.0
+        e[:] = 0.0
+        for r in range(start, min(start + CHUNK, rows)):
+            for c in range(channels):
+                v = x[r, c]
+                d = dy[r, c]
+                z = v * scale[c] + shift[c]
+                positive = z > 0
+                g = d if positive else d * slope[c]
+                a[c] += g
+                b[c] += g * v
+                e[c] += np.float32(0.0) if positive else d * z
+        for c in range(channels):
+            d_shift[c] += a[c]
+            d_x[c] += b[c]
+            d_slope[c] += e[c]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def gradient(
+    x: Floats, dy: Floats, scale: Floats, shift: Floats, slope: Floats, linear: Floats,
+    constant: Floats, out: Floats,
+) -> None:
+    """out = dz · scale + x · linear + constant: the batch normalisation's gradient, collected."""
+    rows, channels = x.shape
+    for r in range(rows):
+        for c in range(channels):
+            v = x[r, c]
+            z = v * scale[c] + shift[c]
+            g = dy[r, c] if z > 0 else dy[r, c] * slope[c]
+            out[r, c] = g * scale[c] + v * linear[c] + constant[c]
+
+
+def as_rows(map_: Tensor) -> Floats:
+    """(n, c, h, w) channels-last → (n·h·w, c) view without copy."""
+    rows: Floats = map_.permute(0, 2, 3, 1).reshape(-1, map_.shape[1]).numpy()
+    return rows
+
+
+class NormPReLU(torch.autograd.Function):
+    """prelu(batch_norm(x)) with batch statistics; returns the map, mean and variance (biased)."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, slope: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = x.contiguous(memory_format=torch.channels_last)
+        rows = as_rows(x)
+        total, squares = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+        moments(rows, total, squares)
+        mean = total / len(rows)
+        variance = np.maximum(squares / len(rows) - mean * mean, 0.0)
+        inverse = 1.0 / np.sqrt(variance + eps)
+        g = gamma.detach().numpy()
+        scale = (g * inverse).astype(np.float32)
+        shift = (beta.detach().numpy() - mean * scale).astype(np.float32)
+        out = torch.empty_like(x, memory_format=torch.channels_last)
+        apply(rows, scale, shift, slope.detach().numpy(), as_rows(out))
+        ctx.save_for_backward(x, slope)
+        ctx.parts = scale, shift, mean, inverse
+        statistics = torch.from_numpy(mean).float(), torch.from_numpy(variance).float()
+        ctx.mark_non_differentiable(*statistics)
+        return out, *statistics
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, slope = ctx.saved_tensors
+        scale, shift, mean, inverse = ctx.parts
+        rows, grads = as_rows(x), as_rows(dy.contiguous(memory_format=torch.channels_last))
+        n, channels = rows.shape
+        d_shift, d_x, d_slope = np.zeros(channels), np.zeros(channels), np.zeros(channels)
+        a = slope.detach().numpy()
+        sums(rows, grads, scale, shift, a, d_shift, d_x, d_slope)
+        d_gamma = (d_x - mean * d_shift) * inverse  # sum of dz · (x − mean)/sigma
+        linear = -scale * d_gamma * inverse / n
+        constant = -scale * d_shift / n - linear * mean
+        out = torch.empty_like(x, memory_format=torch.channels_last)
+        gradient(
+            rows, grads, scale, shift, a, linear.astype(np.float32), constant.astype(np.float32),
+            as_rows(out),
+        )
+        vectors = [torch.from_numpy(v.astype(np.float32)) for v in (d_gamma, d_shift, d_slope)]
+        return out, *vectors, None
+
+
+def norm_act(x: Tensor, norm: nn.BatchNorm2d, activation: nn.Module | None) -> Tensor:
+    """`activation(norm(x))` for PReLU, ReLU or None: fused while training on a CPU, PyTorch's own
+    otherwise. Running statistics are updated alike."""
+    if not (norm.training and x.device.type == "cpu" and x.dtype == torch.float32):
+        y: Tensor = norm(x)
+        return y if activation is None else activation(y)
+    if isinstance(activation, nn.PReLU):
+        slope = activation.weight
+    else:
+        slope = torch.full_like(norm.weight, 0.0 if activation is not None else 1.0)
+    out, mean, variance = NormPReLU.apply(x, norm.weight, norm.bias, slope, norm.eps)
+    n = x.numel() // x.shape[1]
+    with torch.no_grad():
+        momentum = norm.momentum if norm.momentum is not None else 0.1
+        norm.running_mean.lerp_(mean, momentum)  # type: ignore[union-attr]
+        norm.running_var.lerp_(variance * (n / max(1, n - 1)), momentum)  # type: ignore[union-attr]
+        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+    return out

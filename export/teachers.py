@@ -1,0 +1,90 @@
+"""Teachers: foreign ONNX embedders run for their outputs, in OpenVINO, never for their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+# Tensors of the teacher at the block boundaries of our MobileFaceNet, teacher file stem → block →
+# tensor. Only teachers of the same topology have them.
+BOUNDARIES: dict[str, dict[str, str]] = {
+    "mobilefacenet_y1": {
+        "stem": "conv_2_dw_relu_o",
+        "down1": "dconv_23_conv_proj_batchnorm_o",
+        **{f"res1_{i}": f"_plus{i}_o" for i in range(4)},
+        "down2": "dconv_34_conv_proj_batchnorm_o",
+        **{f"res2_{i}": f"_plus{4 + i}_o" for i in range(6)},
+        "down3": "dconv_45_conv_proj_batchnorm_o",
+        **{f"res3_{i}": f"_plus{10 + i}_o" for i in range(2)},
+        "head": "fc1_o",
+    }
+}
+
+# (mean, scale) of the input: network input = (RGB 0..255 − mean) · scale.
+INPUTS: dict[str, tuple[float, float]] = {
+    "mobilefacenet_y1": (0.0, 1.0),
+    "mobileface_v2": (0.0, 1.0),
+    "edgeface_xs": (127.5, 1 / 127.5),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Teacher:
+    """A compiled teacher: `outputs` are the block names (or `embedding`) it returns, in order."""
+
+    compiled: ov.CompiledModel
+    outputs: tuple[str, ...]
+    batch: int
+    mean: float
+    scale: float
+
+    def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Outputs for RGB float32 0..255 (batch, 3, 112, 112); copies, the caller's to keep."""
+        fed = image if (self.mean, self.scale) == (0.0, 1.0) else (image - self.mean) * self.scale
+        answer = self.compiled(np.ascontiguousarray(fed, np.float32))
+        return {name: np.array(answer[i]) for i, name in enumerate(self.outputs)}
+
+
+def open_teacher(
+    path: Path, batch: int, *, blocks: tuple[str, ...] = (), threads: int = 1, bf16: bool = True
+) -> Teacher:
+    """Compile `path` for a fixed batch; with `blocks` the teacher's tensors at those boundaries are
+    returned, otherwise only `embedding`."""
+    core = ov.Core()
+    model = core.read_model(str(path))
+    if blocks:
+        table = BOUNDARIES.get(path.stem)
+        if table is None:
+            raise ValueError(f"{path.stem}: no block boundaries known; see BOUNDARIES")
+        tensors = [table[b] for b in blocks]
+        known = {n: o for op in model.get_ops() for o in op.outputs() for n in o.get_names()}
+        nodes = [known[t] for t in tensors]
+        model = ov.Model(nodes, model.get_parameters(), path.stem)
+    model.reshape([batch, 3, 112, 112])
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+    }
+    mean, scale = INPUTS.get(path.stem, (127.5, 1 / 127.5))
+    compiled = core.compile_model(model, "CPU", settings)
+    return Teacher(compiled, blocks or ("embedding",), batch, mean, scale)
+
+
+def to_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, 112, 112, 3) uint8 BGR → (n, 3, 112, 112) float32 RGB 0..255."""
+    return np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2), np.float32)
+
+
+def run_teacher(teacher: Teacher, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Embeddings of all `images`, the last batch padded."""
+    rows = []
+    for i in range(0, len(images), teacher.batch):
+        part = to_input(images[i : i + teacher.batch])
+        pad = np.concatenate([part, np.zeros((teacher.batch - len(part), *part.shape[1:]), "f4")])
+        rows.append(next(iter(teacher(pad).values()))[: len(part)])
+    return np.concatenate(rows)
