@@ -1,0 +1,2 @@
+#define EDGEFACE_VNNI
+#include "avx2.c"

@@ -1,0 +1,2 @@
+#define EDGEFACE_DOTPROD
+#include "neon.c"

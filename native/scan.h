@@ -1,0 +1,256 @@
+/* The scan, written once over the vector operations that an ISA file defines before including it:
+ *
+ *   vec                       a vector of WIDTH dwords, integer-typed
+ *   WIDTH, TILE               dwords per vector; rows scored together
+ *   load(p) store(p, v) zero()
+ *   spread(p, phases)         the `phases` dwords at p, repeated across the vector
+ *   spread_codes(p, phases)   the same for int8 codes, as the kernel multiplies them
+ *   madd(acc, w, x)           float lanes: acc + w * x
+ *   dot4(acc, w, x)           int32 lanes: acc + the four products of int8 codes
+ *   fold(a, b) fold_int(a, b) sums of adjacent lanes of a, then of b
+ *   scaled(v, s)              int32 lanes as float, times the float lanes s
+ *   repeat(p, times)          the floats at p, each repeated `times` (dividing WIDTH)
+ *   reach(v, t)               bit mask of the float lanes with v >= t
+ *   halves(p)                 WIDTH float16 at p as float
+ *   SCAN, KERNEL_PREFETCH     the function's name; bytes to prefetch ahead
+ *
+ * One micro-kernel serves 1 to 32 probes: TILE rows against one or two vectors of "probe lanes". A
+ * lane is a probe; when there are fewer probes than lanes, a probe gets several adjacent lanes
+ * ("phases"), each for every phases-th dword of a row, and the lanes are folded once per tile. One
+ * broadcast of a row then feeds two multiply-adds, whatever the number of probes.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* Scores `count` (1 or TILE) rows; out[row * vectors + v] are raw lanes. The last unit of each row
+ * comes from `tail` when that is given (rows * UNIT bytes, zero-padded). */
+INLINE void tile(const int count, const int vectors, const int phases, const int codes,
+                 const char *rows, size_t stride, size_t units, const char *tail, const panel *p,
+                 vec *out, const char *prefetch) {
+    vec acc[TILE][2];
+    const char *x = (const char *)p->data;
+    UNROLL for (int r = 0; r < count; r++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            acc[r][v] = codes ? load((const char *)(p->init + v * WIDTH)) : zero();
+    /* A base per three rows keeps every address a base plus 0, 1 or 2 strides. */
+    const char *base[(TILE + 2) / 3];
+    for (int part = 0; part < 2; part++) {
+        if (part == 1) {
+            if (!tail) break;
+            rows = tail;
+            stride = UNIT;
+            units = 1;
+        }
+        UNROLL for (int r = 0; r < count; r += 3) base[r / 3] = rows + (size_t)r * stride;
+        for (size_t u = 0; u < units; u++) {
+            if (prefetch) {
+                UNROLL for (int r = 0; r < count; r++)
+                    __builtin_prefetch(prefetch + r * UNIT, 0, KERNEL_LOCALITY);
+                prefetch += count * UNIT;
+            }
+            UNROLL for (int s = 0; s < UNIT_FLOATS / phases; s++) {
+                vec x0 = load(x), x1 = vectors == 2 ? load(x + 4 * WIDTH) : x0;
+                x += 4 * WIDTH * vectors;
+                UNROLL for (int r = 0; r < count; r++) {
+                    const char *at = base[r / 3] + (size_t)(r % 3) * stride + 4 * phases * s;
+                    vec w = codes ? spread_codes(at, phases) : spread(at, phases);
+                    acc[r][0] = codes ? dot4(acc[r][0], w, x0) : madd(acc[r][0], w, x0);
+                    if (vectors == 2)
+                        acc[r][1] = codes ? dot4(acc[r][1], w, x1) : madd(acc[r][1], w, x1);
+                }
+            }
+            UNROLL for (int r = 0; r < count; r += 3) base[r / 3] += UNIT;
+        }
+    }
+    UNROLL for (int r = 0; r < count; r++)
+        UNROLL for (int v = 0; v < vectors; v++) out[r * vectors + v] = acc[r][v];
+}
+
+typedef void tile_function(const char *rows, size_t stride, size_t units, const char *tail,
+                           const panel *p, vec *out, const char *prefetch);
+
+#define DEFINE_TILE(NAME, COUNT, VECTORS, PHASES, CODES)                                          \
+    static void NAME(const char *rows, size_t stride, size_t units, const char *tail,             \
+                     const panel *p, vec *out, const char *prefetch) {                            \
+        tile(COUNT, VECTORS, PHASES, CODES, rows, stride, units, tail, p, out, prefetch);         \
+    }
+#define DEFINE_TILES(PHASES)                                                                      \
+    DEFINE_TILE(full_float_##PHASES, TILE, 2, PHASES, 0)                                          \
+    DEFINE_TILE(full_codes_##PHASES, TILE, 2, PHASES, 1)                                          \
+    DEFINE_TILE(last_float_##PHASES, 1, 2, PHASES, 0)                                             \
+    DEFINE_TILE(last_codes_##PHASES, 1, 2, PHASES, 1)
+
+DEFINE_TILES(1)
+DEFINE_TILES(2)
+DEFINE_TILES(4)
+#if WIDTH >= 8
+DEFINE_TILES(8)
+#endif
+#if WIDTH >= 16
+DEFINE_TILES(16)
+#endif
+DEFINE_TILE(full_float_single, TILE, 1, WIDTH, 0)
+DEFINE_TILE(full_codes_single, TILE, 1, WIDTH, 1)
+DEFINE_TILE(last_float_single, 1, 1, WIDTH, 0)
+DEFINE_TILE(last_codes_single, 1, 1, WIDTH, 1)
+
+static tile_function *choose(const panel *p, int full, int codes) {
+#define PICK(SUFFIX)                                                                              \
+    (full ? (codes ? full_codes_##SUFFIX : full_float_##SUFFIX)                                   \
+          : (codes ? last_codes_##SUFFIX : last_float_##SUFFIX))
+    if (p->vectors == 1) return PICK(single);
+    switch (p->phases) {
+    case 1: return PICK(1);
+    case 2: return PICK(2);
+#if WIDTH >= 16
+    case 16: return PICK(16);
+#endif
+#if WIDTH >= 8
+    case 8: return PICK(8);
+#endif
+    default: return PICK(4);
+    }
+#undef PICK
+}
+
+/* Folds phases away in place: afterwards `scores` is (count, padded) without gaps. Entries past
+ * the last are sums of leftovers and never looked at. */
+INLINE void fold_phases(vec *scores, size_t vectors, unsigned phases, int codes) {
+    for (; phases > 1; phases /= 2, vectors = (vectors + 1) / 2)
+        for (size_t i = 0; i < (vectors + 1) / 2; i++)
+            scores[i] = codes ? fold_int(scores[2 * i], scores[2 * i + 1])
+                              : fold(scores[2 * i], scores[2 * i + 1]);
+}
+
+/* int32 (count, padded) to float, each row times its scale. */
+INLINE void apply_scale(vec *scores, size_t count, unsigned padded, const float *scale) {
+    float local[MAX_TILE + WIDTH] = {0};
+    memcpy(local, scale, count * sizeof *scale);
+    if (padded >= WIDTH) {
+        size_t per_row = padded / WIDTH;
+        for (size_t r = 0; r < count; r++)
+            for (size_t v = 0; v < per_row; v++)
+                scores[r * per_row + v] =
+                    scaled(scores[r * per_row + v], spread((const char *)&local[r], 1));
+    } else {
+        size_t rows_per_vector = WIDTH / padded;
+        for (size_t i = 0, r = 0; r < count; i++, r += rows_per_vector)
+            scores[i] = scaled(scores[i], repeat(&local[r], padded));
+    }
+}
+
+INLINE void report(panel *p, const vec *scores, size_t count, size_t row) {
+    const size_t total = count * p->padded;
+    for (size_t i = 0; i < total; i += WIDTH) {
+        unsigned mask = reach(scores[i / WIDTH], load((const char *)&p->threshold[i % PANEL]));
+        for (; __builtin_expect(mask != 0, 0); mask &= mask - 1) {
+            size_t at = i + (size_t)__builtin_ctz(mask);
+            if (at >= total) break;
+            edgeface_hit(p, (unsigned)(at % p->padded), row + at / p->padded,
+                         ((const float *)scores)[at]);
+        }
+    }
+}
+
+/* exp(x) for |x| <= 80: 2^n times a degree-6 polynomial (Taylor, |r| <= ln 2 / 2), error 2 ulp. The
+ * addition of 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits. */
+INLINE float exponential(float x) {
+    float t = x * 1.44269504f, shifted = t + 12582912.0f, n = shifted - 12582912.0f;
+    float r = (t - n) * 0.693147181f;
+    float y = 1.0f + r * (1.0f + r * (0.5f + r * (1.66666667e-1f + r * (4.16666667e-2f
+            + r * (8.33333333e-3f + r * 1.38888889e-3f)))));
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits << 23) + 0x3f800000u;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return y * power;
+}
+
+static void accumulate(panel *p, const float *scores, size_t count, size_t row, float scale) {
+    float powers[MAX_TILE * PANEL];
+    const size_t total = count * p->padded, padded = p->padded;
+    for (size_t i = 0; i < total; i++) {
+        float x = scores[i] * scale;
+        x = x > 80.0f ? 80.0f : x < -80.0f ? -80.0f : x;
+        powers[i] = exponential(x);
+    }
+    for (size_t r = 0; r < count; r++)
+        for (size_t j = 0; j < padded; j++) {
+            float s = scores[r * padded + j];
+            p->sum[j] += powers[r * padded + j];
+            p->argmax[j] = s > p->maximum[j] ? (uint32_t)(row + r) : p->argmax[j];
+            p->maximum[j] = s > p->maximum[j] ? s : p->maximum[j];
+        }
+}
+
+INLINE void widen(const uint16_t *from, size_t count, size_t dim, size_t padded, float *to) {
+    for (size_t r = 0; r < count; r++, from += dim, to += padded) {
+        size_t i = 0;
+        for (; i + WIDTH <= dim; i += WIDTH) {
+            __builtin_prefetch((const char *)(from + i) + KERNEL_PREFETCH, 0, KERNEL_LOCALITY);
+            store((char *)(to + i), halves(from + i));
+        }
+        for (; i < dim; i++) to[i] = edgeface_half(from[i]);
+        for (; i < padded; i++) to[i] = 0;
+    }
+}
+
+/* One tile of rows against one panel: score, fold, report. The first `skip` rows were seen. */
+INLINE void score_tile(const edgeface_matrix *m, tile_function *score, panel *p, size_t row,
+                       size_t count, size_t skip, const char *rows, size_t stride, size_t units,
+                       const char *tail, const char *prefetch, const float *softmax_scale) {
+    vec scores[2 * TILE + 2];
+    const int codes = m->storage == EDGEFACE_INT8;
+    scores[count * p->vectors] = scores[count * p->vectors + 1] = zero();
+    score(rows, stride, units, tail, p, scores, prefetch);
+    fold_phases(scores, count * p->vectors, p->phases, codes);
+    if (codes) apply_scale(scores, count, p->padded, m->scale + row);
+    float *flat = (float *)scores;
+    if (softmax_scale)
+        accumulate(p, flat + skip * p->padded, count - skip, row + skip, *softmax_scale);
+    for (size_t i = 0; i < skip * p->padded; i++) flat[i] = NAN;
+    if (p->tops) report(p, scores, count, row);
+}
+
+void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, size_t panel_count,
+          float *scratch, const float *softmax_scale) {
+    const int codes = m->storage == EDGEFACE_INT8, half = m->storage == EDGEFACE_FLOAT16;
+    const size_t padded = padded_dim(m->dim, UNIT_FLOATS);
+    const size_t stride = codes ? padded_dim(m->dim, UNIT) : half ? 2 * m->dim : 4 * m->dim;
+    size_t units = codes ? stride / UNIT : half ? padded / UNIT_FLOATS : m->dim / UNIT_FLOATS;
+    const size_t rest = codes || half ? 0 : m->dim % UNIT_FLOATS;
+    char tail[TILE * UNIT];
+    memset(tail, 0, sizeof tail);
+    for (size_t row = begin; row < end;) {
+        size_t count = TILE, skip = 0, at = row;
+        if (row + TILE > end) {
+            /* The last rows: a full tile that overlaps the one before, or one by one. */
+            if (end - begin >= TILE) {
+                at = end - TILE;
+                skip = row - at;
+            } else
+                count = 1;
+        }
+        const char *rows = (const char *)m->scan + at * stride, *source = rows;
+        for (size_t r = 0; rest && r < count; r++)
+            memcpy(tail + r * UNIT, rows + r * stride + units * UNIT, rest * sizeof(float));
+        if (half) {
+            widen((const uint16_t *)rows, count, m->dim, padded, scratch);
+            rows = (const char *)scratch;
+        }
+        for (size_t j = 0; j < panel_count; j++) {
+            panel *p = &panels[j];
+            const int ahead = j == 0 && !half && KERNEL_AHEAD(p);
+            score_tile(m, choose(p, count == TILE, codes), p, at, count, skip, rows,
+                       half ? 4 * padded : stride, units, rest ? tail : NULL,
+                       ahead ? source + KERNEL_PREFETCH : NULL, softmax_scale);
+        }
+        row = at + count;
+    }
+}
