@@ -1,4 +1,4 @@
-"""Pictures that are not what they should be get a clear error; good ones come out BGR and upright."""
+"""Bad pictures get a clear error; good ones come out BGR and upright."""
 
 from __future__ import annotations
 

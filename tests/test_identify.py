@@ -1,0 +1,225 @@
+"""The composition, with a scripted detector and an embedder that reads the colour of a face."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import face
+
+from edgeface.errors import GalleryError, ImageError
+from edgeface.gallery import Gallery
+from edgeface.identify import Identifier
+from edgeface.track import TrackerOptions
+from edgeface.types import Event, Face, Frame, Status, Threshold
+
+RED, GREEN, BLUE = (30, 30, 220), (30, 200, 30), (220, 40, 30)
+TEXTURE = cv2.resize(
+    np.random.default_rng(1).integers(0, 90, (60, 60, 3), dtype=np.uint8),
+    (240, 240),
+    interpolation=cv2.INTER_NEAREST,
+)
+
+
+class Colours:
+    """An embedder: the mean colour of the crop's middle as a unit vector."""
+
+    size = 3
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        rows = crops[:, 40:90, 30:80].reshape(len(crops), 2500, 3).mean(1) - 60
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+        return rows.astype(np.float32)
+
+
+class Scripted:
+    """A detector that knows where the painted faces are."""
+
+    def __init__(self) -> None:
+        self.faces: list[Face] = []
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        return self.faces
+
+
+def painted(*people: tuple[Face, tuple[int, int, int]]) -> np.ndarray:
+    image = np.full((300, 600, 3), 60, np.uint8)
+    for f, colour in people:
+        x1, y1, x2, y2 = (int(v) for v in f.box)
+        patch = image[max(y1, 0) : y2, max(x1, 0) : x2]
+        height, width = patch.shape[:2]
+        tint = np.array(colour, np.int16) + TEXTURE[:height, :width] - 45
+        patch[:] = np.clip(tint, 0, 255)
+    return image
+
+
+@pytest.fixture
+def detector() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+def app(tmp_path: Path, detector: Scripted) -> Iterator[Identifier]:
+    gallery = Gallery.open(tmp_path / "people.gallery", model="colours", size=3)
+    threshold = Threshold(0.8, "user")
+    options = TrackerOptions(high=0.6, low=0.3, rejoin=0.8)
+    with Identifier(detector, Colours(), gallery, threshold=threshold, tracking=options) as it:
+        yield it
+
+
+@pytest.fixture
+def show(app: Identifier, detector: Scripted) -> Callable[..., list[Event]]:
+    """Show one frame with the given (face, colour) pairs at a time; returns the events."""
+    clock = iter(range(10_000))
+
+    def step(*people: tuple[Face, tuple[int, int, int]]) -> list[Event]:
+        detector.faces = [f for f, _ in people]
+        index = next(clock)
+        return app.step(Frame(painted(*people), index * 0.04, index))
+
+    return step
+
+
+def enroll(app: Identifier, detector: Scripted, name: str, colour: tuple[int, int, int]) -> None:
+    detector.faces = [face(100, 60, 120)]
+    app.enroll(name, [painted((detector.faces[0], colour))])
+
+
+def told(events: list[Event]) -> list[tuple[str, int, str | None]]:
+    return [(str(e.kind), e.track, e.decision.name) for e in events]
+
+
+def test_a_known_face_is_seen_and_named_and_a_stranger_only_seen(app, detector, show) -> None:
+    enroll(app, detector, "Alice", RED)
+    events = [e for i in range(12) for e in show((face(100 + i, 60, 90), RED), (face(400, 60, 90), BLUE))]
+    assert told(events) == [("seen", 1, "Alice"), ("identified", 1, "Alice"), ("seen", 2, None)]
+    assert {s.track: s.decision.name for s in app.sightings} == {1: "Alice", 2: None}
+    last = Frame(np.zeros((300, 600, 3), np.uint8), 0.5, 12)
+    assert told(app.finish(last)) == [("lost", 1, "Alice"), ("lost", 2, None)]
+    assert app.sightings == []
+
+
+def test_events_are_valid_json_with_threshold_and_origin(app, detector, show) -> None:
+    enroll(app, detector, "Ахматова", RED)
+    events = [e for _ in range(4) for e in show((face(100, 60, 90), RED))]
+    line = json.loads(events[-1].to_json())
+    assert line["event"] == "identified"
+    assert line["name"] == "Ахматова"
+    assert (line["threshold"], line["threshold_origin"]) == (0.8, "user")
+    assert line["similarity"] > 0.9
+    assert line["margin"] is None  # nobody else is in the gallery
+    assert len(line["box"]) == 4
+
+
+def test_one_person_is_not_named_twice_in_a_frame(app, detector, show) -> None:
+    enroll(app, detector, "Alice", RED)
+    for _ in range(10):
+        show((face(60, 60, 90), RED), (face(300, 60, 90), (40, 30, 210)))
+        names = Counter(s.decision.name for s in app.sightings)
+        assert names["Alice"] <= 1
+    assert names["Alice"] == 1
+
+
+def test_a_track_that_changes_hands_loses_the_name_with_its_id(app, detector, show) -> None:
+    enroll(app, detector, "Alice", RED)
+    for _ in range(5):
+        show((face(100, 60, 90), RED))
+    events = [e for _ in range(30) for e in show((face(100, 60, 90), BLUE))]
+    assert [(s.track, s.decision.name) for s in app.sightings] == [(2, None)]
+    assert ("seen", 2, None) in told(events)
+
+
+def test_a_lost_person_is_told_once_after_patience(app, detector, show) -> None:
+    enroll(app, detector, "Alice", RED)
+    for _ in range(5):
+        show((face(100, 60, 90), RED))
+    gone = [e for _ in range(80) for e in show()]
+    assert told(gone) == [("lost", 1, "Alice")]
+    assert gone[0].time == pytest.approx(4 * 0.04)
+
+
+def test_a_returning_person_keeps_track_and_name(app, detector, show) -> None:
+    enroll(app, detector, "Alice", RED)
+    for _ in range(5):
+        show((face(100, 60, 90), RED))
+    for _ in range(10):
+        show()
+    events = [e for _ in range(5) for e in show((face(450, 100, 90), RED))]
+    assert told(events) == []
+    assert [(s.track, s.decision.name) for s in app.sightings] == [(1, "Alice")]
+
+
+def test_a_dark_blurred_face_is_low_quality_not_unknown(app, detector, show) -> None:
+    enroll(app, detector, "Alice", RED)
+    for _ in range(4):
+        show((face(100, 60, 90), (60, 60, 60)))
+        detector.faces = []
+    assert [s.decision.status for s in app.sightings] != [Status.MATCH]
+
+
+def test_pictures(app, detector) -> None:
+    enroll(app, detector, "Alice", RED)
+    small, large = face(400, 60, 60), face(60, 60, 120)
+    detector.faces = [small, large, face(10, 10, 20, score=0.4)]
+    sightings = app.identify(painted((small, GREEN), (large, RED)))
+    assert [s.decision.name for s in sightings] == ["Alice", None]
+    assert sightings[0].face.embedding is not None
+    assert 0 < sightings[0].face.quality <= 1
+    detector.faces = []
+    assert app.identify(painted()) == []
+
+
+def test_verify_compares_the_largest_faces(app, detector) -> None:
+    detector.faces = [face(100, 60, 90)]
+    red, blue = painted((detector.faces[0], RED)), painted((detector.faces[0], BLUE))
+    assert app.verify(red, red).same
+    assert not app.verify(red, blue).same
+    detector.faces = []
+    with pytest.raises(ImageError, match="no face found"):
+        app.verify(red, blue)
+
+
+def test_enrolment_is_all_or_nothing(app, detector) -> None:
+    one = [face(100, 60, 90)]
+    detector.faces = one
+    good = painted((one[0], RED))
+    with pytest.raises(ImageError, match="empty"):
+        app.enroll("Alice", [good, b""])
+    assert app.gallery.people() == []
+    done = app.enroll("Alice", [good, b""], policy="skip")
+    assert (done.added, done.person.name) == (1, "Alice")
+    assert done.skipped[0][0] == "picture 2"
+    with pytest.raises(ImageError, match="nothing to enrol"):
+        app.enroll("Bob", [b""], policy="skip")
+    with pytest.raises(ImageError, match="nothing to enrol"):
+        app.enroll("Bob", [])
+
+
+def test_enrolment_pictures_need_one_face(app, detector) -> None:
+    two = [face(100, 60, 90), face(300, 60, 120)]
+    image = painted((two[0], RED), (two[1], BLUE))
+    detector.faces = two
+    with pytest.raises(ImageError, match="2 faces"):
+        app.enroll("Bob", [image])
+    app.enroll("Bob", [image], policy="largest")
+    detector.faces = []
+    with pytest.raises(ImageError, match="no face found"):
+        app.enroll("Bob", [image])
+
+
+@pytest.mark.parametrize("name", ["", "   ", "x" * 10_000, "a\nb", "a\0b"])
+def test_a_name_must_be_a_name(app, detector, name: str) -> None:
+    with pytest.raises(GalleryError):
+        enroll(app, detector, name, RED)
+    assert app.gallery.people() == []
+
+
+@pytest.mark.parametrize("name", ["Ünïcödé", "李小龙", "أم كلثوم", "O'Brien; DROP TABLE person", "🙂"])
+def test_any_script_is_a_name(app, detector, name: str) -> None:
+    enroll(app, detector, name, RED)
+    assert [p.name for p in app.gallery.people()] == [name]
