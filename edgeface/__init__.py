@@ -1,3 +1,97 @@
-"""edgeface: face identification that runs on a CPU at the edge."""
+"""Face identification that runs on a CPU at the edge: who is in front of the camera, offline.
+
+import edgeface as ef
+
+with ef.Identifier.open("office.gallery") as app:      # shipped models, made when missing
+    app.enroll("Alice", ["alice1.jpg", "alice2.jpg"])
+    for event in app.watch("cam0"):                    # 0, cam0, file, rtsp://, folder
+        print(event.to_json())
+
+detector, embedder = ef.Detector.load(), ef.Embedder.load()    # or the parts
+faces = detector(image)                                # image: (H, W, 3) uint8 BGR
+embeddings = embedder(ef.align(image, faces))          # (n, 128) float32 unit rows
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from edgeface.align import align
+    from edgeface.detect import Detector
+    from edgeface.embed import Embedder
+    from edgeface.errors import EdgefaceError
+    from edgeface.gallery import Gallery
+    from edgeface.identify import Identifier
+    from edgeface.types import (
+        Decision,
+        Event,
+        Face,
+        Frame,
+        Match,
+        Sighting,
+        Status,
+        Template,
+        Threshold,
+    )
+    from edgeface.video import frames
+
+_HOME = {
+    "align": "align",
+    "Detector": "detect",
+    "Embedder": "embed",
+    "EdgefaceError": "errors",
+    "Gallery": "gallery",
+    "Identifier": "identify",
+    "frames": "video",
+    "Decision": "types",
+    "Event": "types",
+    "Face": "types",
+    "Frame": "types",
+    "Match": "types",
+    "Sighting": "types",
+    "Status": "types",
+    "Template": "types",
+    "Threshold": "types",
+}
+__all__ = [
+    "Decision",
+    "Detector",
+    "EdgefaceError",
+    "Embedder",
+    "Event",
+    "Face",
+    "Frame",
+    "Gallery",
+    "Identifier",
+    "Match",
+    "Sighting",
+    "Status",
+    "Template",
+    "Threshold",
+    "align",
+    "frames",
+]
+
+
+class _Package(ModuleType):
+    """The package, whose public functions win over submodules of the same name."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Import a public name when it is first used, so that `edgeface --help` stays quick."""
+        if name not in _HOME:
+            raise AttributeError(f"module 'edgeface' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"edgeface.{_HOME[name]}"), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Importing edgeface.align would otherwise replace the function edgeface.align.
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
