@@ -365,3 +365,7 @@ def _print(rows: list[dict[str, Any]], as_json: bool, columns: Sequence[str] = (
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     for line in cells:
         print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    main()

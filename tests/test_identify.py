@@ -96,7 +96,9 @@ def told(events: list[Event]) -> list[tuple[str, int, str | None]]:
 
 def test_a_known_face_is_seen_and_named_and_a_stranger_only_seen(app, detector, show) -> None:
     enroll(app, detector, "Alice", RED)
-    events = [e for i in range(12) for e in show((face(100 + i, 60, 90), RED), (face(400, 60, 90), BLUE))]
+    events = [
+        e for i in range(12) for e in show((face(100 + i, 60, 90), RED), (face(400, 60, 90), BLUE))
+    ]
     assert told(events) == [("seen", 1, "Alice"), ("identified", 1, "Alice"), ("seen", 2, None)]
     assert {s.track: s.decision.name for s in app.sightings} == {1: "Alice", 2: None}
     last = Frame(np.zeros((300, 600, 3), np.uint8), 0.5, 12)
@@ -219,7 +221,9 @@ def test_a_name_must_be_a_name(app, detector, name: str) -> None:
     assert app.gallery.people() == []
 
 
-@pytest.mark.parametrize("name", ["Ünïcödé", "李小龙", "أم كلثوم", "O'Brien; DROP TABLE person", "🙂"])
+@pytest.mark.parametrize(
+    "name", ["Ünïcödé", "李小龙", "أم كلثوم", "O'Brien; DROP TABLE person", "🙂"]
+)
 def test_any_script_is_a_name(app, detector, name: str) -> None:
     enroll(app, detector, name, RED)
     assert [p.name for p in app.gallery.people()] == [name]

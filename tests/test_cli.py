@@ -1,0 +1,269 @@
+"""The command line on the shipped models and the committed sample: data on stdout, talk on stderr,
+exit codes that mean something, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, picture
+
+from edgeface import cli
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["edgeface", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = stop.value.code
+        return Result(int(code) if code is not None else 0, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery with the person of the enrolment picture."""
+    gallery = tmp_path_factory.mktemp("people") / "people.gallery"
+    command = [sys.executable, "-m", "edgeface.cli", "enroll", gallery, "Eileen Collins"]
+    picture_file = ROOT / "examples" / "sample" / "eileen.jpg"
+    subprocess.run([*map(str, command), str(picture_file)], check=True, capture_output=True)
+    return gallery
+
+
+def test_the_demo_names_the_enrolled_and_nobody_else(
+    run: Run, people: Path, sample: Path, tmp_path: Path
+) -> None:
+    overlay = tmp_path / "overlay.mp4"
+    done = run("identify", "--video", sample / "clip.mp4", "-g", people, "--out", overlay)
+    assert done.code == 0
+    named = {e["track"] for e in done.rows if e["name"] == "Eileen Collins"}
+    assert len(named) == 1
+    strangers = {e["track"] for e in done.rows} - named
+    assert len(strangers) == 1
+    assert {e["status"] for e in done.rows if e["track"] in strangers} <= {"unknown", "low_quality"}
+    assert all(e["threshold_origin"] == "card" for e in done.rows)
+    capture = cv2.VideoCapture(str(overlay))
+    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 200
+
+
+def test_pictures_one_line_per_face(run: Run, people: Path, sample: Path) -> None:
+    done = run("identify", sample / "eileen.jpg", "--gallery", people)
+    assert done.code == 0
+    (row,) = done.rows
+    assert (row["name"], row["status"]) == ("Eileen Collins", "match")
+    assert row["similarity"] > 0.95
+    strict = run("identify", sample / "eileen.jpg", "-g", people, "--threshold", "1.01")
+    assert strict.rows[0]["threshold_origin"] == "user"
+    assert strict.rows[0]["name"] is None
+
+
+def test_without_a_gallery_everybody_is_unknown(run: Run, sample: Path) -> None:
+    (row,) = run("identify", sample / "eileen.jpg").rows
+    assert (row["status"], row["similarity"]) == ("unknown", None)
+
+
+def test_verify_and_its_exit_code(run: Run, sample: Path, tmp_path: Path) -> None:
+    same = run("verify", sample / "eileen.jpg", sample / "eileen.jpg", "--exit-code")
+    assert (same.code, same.rows[0]["same"]) == (0, True)
+    capture = cv2.VideoCapture(str(sample / "clip.mp4"))
+    capture.set(cv2.CAP_PROP_POS_FRAMES, 90)
+    frame = capture.read()[1]
+    cv2.imwrite(str(tmp_path / "stranger.png"), frame[:, 330:])
+    other = tmp_path / "stranger.png"
+    assert run("verify", sample / "eileen.jpg", other).code == 0
+    different = run("verify", sample / "eileen.jpg", other, "--exit-code")
+    assert (different.code, different.rows[0]["same"]) == (1, False)
+
+
+def test_looking_after_people(run: Run, sample: Path, tmp_path: Path) -> None:
+    gallery, other = tmp_path / "a.gallery", tmp_path / "b.gallery"
+    folder = tmp_path / "people"
+    for name in ("Ann", "Bea"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.jpg").write_bytes((sample / "eileen.jpg").read_bytes())
+    assert [r["added"] for r in run("enroll", gallery, folder).rows] == [1, 1]
+    assert run("gallery", "rename", gallery, "Ann", "Anna").code == 0
+    assert [r["name"] for r in run("gallery", "list", gallery).rows] == ["Anna", "Bea"]
+    assert run("gallery", "export", gallery, tmp_path / "x.npz").code == 0
+    assert run("gallery", "import", other, tmp_path / "x.npz").code == 0
+    assert [r["samples"] for r in run("gallery", "list", other).rows] == [1, 1]
+    assert run("gallery", "merge", gallery, "Anna", "Bea").code == 0
+    assert [r["samples"] for r in run("gallery", "list", gallery).rows] == [2]
+    assert run("gallery", "forget", gallery, "Anna").code == 0
+    assert run("gallery", "list", gallery).rows == []
+    missing = run("gallery", "forget", gallery, "Anna")
+    assert missing.code == 1
+    assert "Anna" in missing.err
+
+
+def test_models_and_doctor(run: Run) -> None:
+    names = {r["name"] for r in run("models", "list").rows}
+    assert {"detector", "mobilefacenet"} <= names
+    assert all(r["state"] == "ok" for r in run("models", "verify").rows)
+    checks = {r["check"]: r for r in run("doctor").rows}
+    for name in ("python", "cpu", "kernel", "opencv", "runtime", "model detector", "cameras"):
+        assert checks[name]["state"] in {"ok", "note"}
+
+
+def bad_pictures(folder: Path) -> dict[str, Path]:
+    rng = np.random.default_rng(0)
+    good = cv2.imencode(".jpg", rng.integers(0, 256, (200, 200, 3), dtype=np.uint8))[1].tobytes()
+    (folder / "cut.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("this is not a picture")
+    huge = np.zeros((20000, 20000), np.uint8)
+    cv2.imwrite(str(folder / "huge.png"), huge, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return {
+        "cut.jpg": folder / "cut.jpg",
+        "empty.jpg": folder / "empty.jpg",
+        "text.jpg": folder / "text.jpg",
+        "huge.png": folder / "huge.png",
+        "dot.png": picture(folder / "dot.png", (1, 1, 3)),
+        "noise.png": picture(folder / "noise.png", (64, 64)),
+        "missing.jpg": folder / "missing.jpg",
+    }
+
+
+def test_bad_pictures_get_one_clear_line_and_leave_no_person(run: Run, tmp_path: Path) -> None:
+    gallery = tmp_path / "g.gallery"
+    for name, path in bad_pictures(tmp_path).items():
+        done = run("enroll", gallery, "Bob", path)
+        assert done.code == 1, name
+        assert done.err.count("\n") == 1, done.err
+        assert done.err.startswith("edgeface: ")
+        assert name in done.err
+        assert done.out == ""
+        assert run("gallery", "list", gallery).rows == []
+
+
+@pytest.mark.parametrize("name", ["", "x" * 10_000])
+def test_bad_names(run: Run, sample: Path, tmp_path: Path, name: str) -> None:
+    done = run("enroll", tmp_path / "g.gallery", name, sample / "eileen.jpg")
+    assert done.code == 1
+    assert "name" in done.err
+    assert len(done.err) < 400
+
+
+@pytest.mark.parametrize("faces", ["require_one", "largest"])
+def test_two_faces_in_an_enrolment_picture(
+    run: Run, sample: Path, tmp_path: Path, faces: str
+) -> None:
+    capture = cv2.VideoCapture(str(sample / "clip.mp4"))
+    capture.set(cv2.CAP_PROP_POS_FRAMES, 100)
+    cv2.imwrite(str(tmp_path / "two.png"), capture.read()[1])
+    done = run("enroll", tmp_path / "g", "Bob", tmp_path / "two.png", "--faces", faces)
+    assert done.code == (1 if faces == "require_one" else 0)
+    if done.code:
+        assert "2 faces" in done.err
+        assert "--faces largest" in done.err
+
+
+def test_bad_galleries(run: Run, people: Path, sample: Path, tmp_path: Path) -> None:
+    image = sample / "eileen.jpg"
+    (tmp_path / "text.gallery").write_text("this is not a gallery, but it is a file " * 50)
+    (tmp_path / "cut.gallery").write_bytes(people.read_bytes()[:3000])
+    for bad in (tmp_path, tmp_path / "text.gallery", tmp_path / "cut.gallery"):
+        before = bad.read_bytes() if bad.is_file() else b""
+        done = run("identify", image, "--gallery", bad)
+        assert done.code == 1
+        assert bad.name in done.err
+        assert done.err.count("\n") == 1
+        assert not bad.is_file() or bad.read_bytes() == before
+    assert run("gallery", "list", tmp_path / "none.gallery").code == 1
+    assert not (tmp_path / "none.gallery").exists()
+
+
+def test_bad_sources(run: Run, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.mp4"
+    (tmp_path / "text.mp4").write_text("no video")
+    for source in (tmp_path / "none.mp4", tmp_path / "text.mp4", "cam97", "http://127.0.0.1:9/x"):
+        done = run("identify", "--video", source, "--out", overlay)
+        assert done.code == 1, source
+        assert done.err.startswith("edgeface: ")
+        assert done.err.count("\n") == 1, done.err
+        assert not overlay.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["identify"],
+        ["identify", "--nonsense"],
+        ["enroll", "g.gallery", "no-such-folder"],
+        ["identify", "x.jpg", "--model", "nothing"],
+        ["identify", "x.jpg", "--runtime", "nothing"],
+        ["verify", "a.jpg"],
+        ["frobnicate"],
+    ],
+)
+def test_usage_errors_exit_with_two(
+    run: Run, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe_is_no_error(people: Path, sample: Path) -> None:
+    command = [sys.executable, "-m", "edgeface.cli", "identify", "--video"]
+    shell = " ".join(map(str, [*command, sample / "clip.mp4", "-g", people])) + " | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["event"] == "seen"
+
+
+def test_an_interrupted_watch_leaves_no_half_written_video(people: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i in range(400):
+        cv2.imwrite(str(folder / f"{i:04}.jpg"), np.full((480, 640, 3), 80, np.uint8))
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-m", "edgeface.cli", "identify", "--video", folder, "--out"]
+    process = subprocess.Popen(
+        [*map(str, command), str(out / "o.mp4")], stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = 200
+    while not list(out.iterdir()) and process.poll() is None and deadline:
+        signal.sigtimedwait([], 0.1)
+        deadline -= 1
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert list(out.iterdir()) == []
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    code = "import sys, edgeface.cli; print([m for m in ('numpy', 'cv2', 'onnxruntime') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
