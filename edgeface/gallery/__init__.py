@@ -1,7 +1,21 @@
 """The gallery: who is known, in one file that is the truth, with an index that is only a cache."""
 
+from edgeface.gallery.audit import Finding, Flaw, audit
+from edgeface.gallery.growth import Growth, GrowthRules
 from edgeface.gallery.journal import Entry
 from edgeface.gallery.records import Kind, Person, Provenance, Sample
 from edgeface.gallery.store import Gallery
 
-__all__ = ["Entry", "Gallery", "Kind", "Person", "Provenance", "Sample"]
+__all__ = [
+    "Entry",
+    "Finding",
+    "Flaw",
+    "Gallery",
+    "Growth",
+    "GrowthRules",
+    "Kind",
+    "Person",
+    "Provenance",
+    "Sample",
+    "audit",
+]

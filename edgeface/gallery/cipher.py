@@ -79,7 +79,7 @@ class AesGcm:
             return bytes(
                 self._aead.decrypt(value[:NONCE_BYTES], value[NONCE_BYTES:], column.encode())
             )
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             raise GalleryError(
                 f"the gallery key does not open this value ({column}): give the key the gallery "
                 "was made with"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,37 +12,21 @@ from numpy.typing import ArrayLike
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import exchange, journal
-from edgeface.gallery.cipher import AesGcm, Cipher, Plain, read_key
-from edgeface.gallery.database import Database, SqliteDatabase
-from edgeface.gallery.index import Index
-from edgeface.gallery.journal import Entry
+from edgeface.gallery.base import Mirror
+from edgeface.gallery.contract import agree
+from edgeface.gallery.database import SqliteDatabase
+from edgeface.gallery.editing import Editing
 from edgeface.gallery.records import Kind, Person, Provenance, Sample, check_name, unit_rows
-from edgeface.gallery.tables import Tables
 from edgeface.types import Match, Threshold
 
-CHUNK = 20_000  # samples read at once while the index catches up
 
-
-class Gallery:
+class Gallery(Editing):
     """People and their face embeddings in one crash-safe file, searchable.
 
     A change has been committed to the disk when its method returns. Every method may be called
     from any thread, and several processes may share a gallery: each sees the others' changes at
     its next search. Made with `Gallery.open`.
     """
-
-    def __init__(self, database: Database, cipher: Cipher, *, model: str, size: int) -> None:
-        self.model, self.size = model, size
-        self._db, self._cipher = database, cipher
-        self._index = Index(size)
-        self._seen: object = None
-        self._revision = -1
-        self._refreshing = threading.Lock()
-        with self._read() as tables:
-            due = tables.setting("scrub") == "due"
-        if due:
-            self._scrub()
-        self._refresh()
 
     @classmethod
     def open(
@@ -68,14 +49,21 @@ class Gallery:
         make = create and model is not None and size is not None
         database = SqliteDatabase(Path(path), create=make)
         try:
-            cipher, model, size = _contract(database, model, size, key)
-            return cls(database, cipher, model=model, size=size)
+            cipher, model, size = agree(database, model, size, key)
+            finder = Mirror(database, cipher, size)
+            gallery = cls(database, cipher, finder, model=model, size=size)
+            with gallery._read() as tables:
+                due = tables.setting("scrub") == "due"
+            if due:
+                gallery._scrub()
+            return gallery
         except BaseException:
             database.close()
             raise
 
     def close(self) -> None:
         """Close the file; the gallery cannot be used afterwards."""
+        self._finder.close()
         self._db.close()
 
     def __enter__(self) -> Self:
@@ -91,8 +79,7 @@ class Gallery:
 
     def __len__(self) -> int:
         """How many samples the gallery holds."""
-        self._catch_up()
-        return len(self._index)
+        return len(self._finder)
 
     # People
 
@@ -154,60 +141,15 @@ class Gallery:
         with self._read() as tables:
             return tables.named(check_name(name, reserved=False))
 
+    def kind(self, person_id: int) -> Kind:
+        """Whether a person (by id) is known or a stranger."""
+        with self._read() as tables:
+            return tables.person(person_id).kind
+
     def samples(self, name: str) -> list[Sample]:
         """The samples of the person called `name`, oldest first."""
         with self._read() as tables:
             return tables.samples(tables.named(check_name(name, reserved=False)).id)
-
-    def rename(self, name: str, new: str) -> Person:
-        """Give a person another name; naming a stranger makes them known and vouches for their
-        samples. GalleryError if somebody else has the name: that would be a merge."""
-        name, new = check_name(name, reserved=False), check_name(new)
-        with self._change() as (tables, revision):
-            person, holder = tables.named(name), tables.find(new)
-            if holder is not None and holder.id != person.id:
-                raise GalleryError(
-                    f"somebody is already called {new!r}: if they are one person, merge "
-                    f"{name!r} into {new!r}"
-                )
-            automatic = [
-                s.id for s in tables.samples(person.id) if s.provenance is Provenance.AUTOMATIC
-            ]
-            vouched = automatic if person.kind is Kind.STRANGER else []
-            tables.set_name(person.id, new, Kind.KNOWN, revision)
-            tables.set_provenance(vouched, Provenance.USER)
-            payload = {
-                "person": person.id,
-                "old": person.name,
-                "kind": str(person.kind),
-                "provenance": {str(Provenance.AUTOMATIC): vouched},
-            }
-            journal.record(tables, "rename", payload, [person.id])
-            return tables.person(person.id)
-
-    def merge(self, into: str, other: str) -> Person:
-        """Make `other` the same person as `into`, who keeps id and name."""
-        into, other = check_name(into, reserved=False), check_name(other, reserved=False)
-        with self._change() as (tables, revision):
-            kept, gone = tables.named(into), tables.named(other)
-            if kept.id == gone.id:
-                raise GalleryError(f"{into!r} cannot be merged into themselves: name two people")
-            samples, links = tables.sample_ids(gone.id), tables.links(gone.id)
-            payload = {
-                "into": kept.id,
-                "other": journal.details(gone),
-                "samples": samples,
-                "links": links,
-            }
-            tables.move_samples(samples, kept.id, revision)
-            tables.drop_person(gone.id, revision)
-            for a, b in links:
-                third = b if a == gone.id else a
-                if third != kept.id:
-                    tables.link_never(kept.id, third)
-            journal.inherit(tables, kept.id, gone.id)
-            journal.record(tables, "merge", payload, [kept.id, gone.id])
-            return tables.person(kept.id)
 
     def forget(self, name: str) -> None:
         """Erase a person: rows, samples, crops, journal entries, index entries, and the traces
@@ -270,18 +212,6 @@ class Gallery:
         with self._change() as (tables, revision):
             return exchange.insert(tables, data, unit_rows(data.embedding, self.size), revision)
 
-    # The past
-
-    def history(self, limit: int = 20) -> list[Entry]:
-        """The newest changes, newest first."""
-        with self._read() as tables:
-            return journal.entries(tables, limit)
-
-    def undo(self, entry: int | None = None) -> Entry:
-        """Take back one change, by default the newest that stands; GalleryError if it cannot."""
-        with self._change() as (tables, revision):
-            return journal.undo(tables, revision, entry)
-
     # Searching
 
     def search(self, embedding: ArrayLike, k: int = 5) -> list[Match]:
@@ -295,10 +225,19 @@ class Gallery:
             raise GalleryError(f"k is {k}: ask for at least one person")
         if not np.size(embeddings):
             return []
-        self._catch_up()
-        return self._index.search(unit_rows(embeddings, self.size), k)
+        return self._finder.search(unit_rows(embeddings, self.size), k)
 
     # The threshold
+
+    def note(self, key: str) -> str | None:
+        """The text stored under `key` by `write_note`, None if there is none."""
+        with self._read() as tables:
+            return tables.setting(f"note.{key}")
+
+    def write_note(self, key: str, text: str) -> None:
+        """Store a text with the gallery, such as its calibration. Not encrypted."""
+        with self._change() as (tables, _):
+            tables.set(f"note.{key}", text)
 
     @property
     def threshold(self) -> Threshold | None:
@@ -312,102 +251,3 @@ class Gallery:
         with self._change() as (tables, _):
             tables.set("threshold", repr(float(threshold.value)))
             tables.set("threshold_origin", threshold.origin)
-
-    # Keeping the index with the rows
-
-    @contextmanager
-    def _change(self) -> Iterator[tuple[Tables, int]]:
-        """One atomic change with its revision, in the index as soon as it is committed."""
-        with self._db.transaction() as execute:
-            tables = Tables(execute, self._cipher, self._db.place)
-            yield tables, tables.advance()
-        self._refresh()
-
-    @contextmanager
-    def _read(self) -> Iterator[Tables]:
-        with self._db.snapshot() as execute:
-            yield Tables(execute, self._cipher, self._db.place)
-
-    def _catch_up(self) -> None:
-        if self._db.stamp() != self._seen:
-            self._refresh()
-
-    def _refresh(self) -> None:
-        """Bring the index to the newest revision. Rows that change meanwhile get a newer revision
-        and come with the next call, so short reads suffice and nobody is kept from writing."""
-        with self._refreshing:
-            stamp = self._db.stamp()
-            since = self._revision
-            with self._read() as tables:
-                until = tables.revision()
-                if until == since:
-                    self._seen = stamp
-                    return
-                names, dropped = tables.names(since), tables.dropped(since)
-            self._index.rename(names)
-            self._index.remove(np.array(dropped, np.int64))
-            after, full = (since, 2**62), True
-            while full:
-                with self._read() as tables:
-                    rows = tables.changed_samples(after, until, CHUNK)
-                if rows:
-                    ids = np.array([r[1] for r in rows], np.int64)
-                    owners = np.array([r[2] for r in rows], np.int64)
-                    self._index.add(ids, owners, np.stack([r[3] for r in rows]))
-                    after = rows[-1][:2]
-                full = len(rows) == CHUNK
-            self._revision, self._seen = until, stamp
-
-    def _scrub(self) -> None:
-        self._db.scrub()
-        with self._db.transaction() as execute:
-            Tables(execute, self._cipher, self._db.place).set("scrub", "done")
-
-
-def _contract(
-    database: Database, model: str | None, size: int | None, key: bytes | None
-) -> tuple[Cipher, str, int]:
-    """What a gallery was made with, written if it is new, checked if it is not."""
-    place, key = database.place, read_key() if key is None else key
-    stored = _stored(database)
-    if "model" not in stored:
-        if model is None or size is None:
-            raise GalleryError(f"{place} is empty: enrol somebody first")
-        with database.transaction() as execute:
-            tables = Tables(execute, Plain(), place)
-            if tables.setting("model") is None:
-                _sign(tables, Plain() if key is None else AesGcm(key), model, size)
-        stored = _stored(database)
-    if model is not None and model != stored["model"]:
-        raise GalleryError(
-            f"{place} was made with model {stored['model']}, this is model {model}: use that "
-            "model, or enrol everybody again into a new gallery"
-        )
-    if size is not None and size != int(stored["size"]):
-        raise GalleryError(
-            f"{place} holds embeddings of size {stored['size']}, this model gives {size}: use the "
-            "model it was made with, or enrol everybody again into a new gallery"
-        )
-    cipher: Cipher = Plain()
-    if stored["cipher"] != cipher.name:
-        if key is None:
-            raise GalleryError(
-                f"{place} is encrypted: set EDGEFACE_GALLERY_KEY or EDGEFACE_GALLERY_KEY_FILE"
-            )
-        cipher = AesGcm(key)
-        cipher.unseal(bytes.fromhex(stored["key_check"]), "key_check")
-    return cipher, stored["model"], int(stored["size"])
-
-
-def _stored(database: Database) -> dict[str, str]:
-    with database.snapshot() as execute:
-        return {str(k): str(v) for k, v in execute("SELECT key, value FROM setting")}
-
-
-def _sign(tables: Tables, cipher: Cipher, model: str, size: int) -> None:
-    """Write what a new gallery is made with."""
-    tables.set("uuid", str(uuid.uuid4()))
-    tables.set("model", model)
-    tables.set("size", str(size))
-    tables.set("cipher", cipher.name)
-    tables.set("key_check", cipher.seal(b"edgeface", "key_check").hex())

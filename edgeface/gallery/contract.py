@@ -1,0 +1,59 @@
+"""What a gallery was made with: the embedding model, its size, and the cipher."""
+
+from __future__ import annotations
+
+import uuid
+
+from edgeface.errors import GalleryError
+from edgeface.gallery.cipher import AesGcm, Cipher, Plain, read_key
+from edgeface.gallery.database import Database
+from edgeface.gallery.tables import Tables
+
+
+def agree(
+    database: Database, model: str | None, size: int | None, key: bytes | None
+) -> tuple[Cipher, str, int]:
+    """What a gallery was made with, written if it is new, checked if it is not."""
+    place, key = database.place, read_key() if key is None else key
+    stored = _stored(database)
+    if "model" not in stored:
+        if model is None or size is None:
+            raise GalleryError(f"{place} is empty: enrol somebody first")
+        with database.transaction() as execute:
+            tables = Tables(execute, Plain(), place)
+            if tables.setting("model") is None:
+                _sign(tables, Plain() if key is None else AesGcm(key), model, size)
+        stored = _stored(database)
+    if model is not None and model != stored["model"]:
+        raise GalleryError(
+            f"{place} was made with model {stored['model']}, this is model {model}: use that "
+            "model, or enrol everybody again into a new gallery"
+        )
+    if size is not None and size != int(stored["size"]):
+        raise GalleryError(
+            f"{place} holds embeddings of size {stored['size']}, this model gives {size}: use the "
+            "model it was made with, or enrol everybody again into a new gallery"
+        )
+    cipher: Cipher = Plain()
+    if stored["cipher"] != cipher.name:
+        if key is None:
+            raise GalleryError(
+                f"{place} is encrypted: set EDGEFACE_GALLERY_KEY or EDGEFACE_GALLERY_KEY_FILE"
+            )
+        cipher = AesGcm(key)
+        cipher.unseal(bytes.fromhex(stored["key_check"]), "key_check")
+    return cipher, stored["model"], int(stored["size"])
+
+
+def _stored(database: Database) -> dict[str, str]:
+    with database.snapshot() as execute:
+        return {str(k): str(v) for k, v in execute("SELECT key, value FROM setting")}
+
+
+def _sign(tables: Tables, cipher: Cipher, model: str, size: int) -> None:
+    """Write what a new gallery is made with."""
+    tables.set("uuid", str(uuid.uuid4()))
+    tables.set("model", model)
+    tables.set("size", str(size))
+    tables.set("cipher", cipher.name)
+    tables.set("key_check", cipher.seal(b"edgeface", "key_check").hex())
