@@ -15,6 +15,7 @@ for int8), and every row that could still be among the k best is rescored in flo
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 from dataclasses import dataclass
@@ -94,6 +95,16 @@ class Votes:
     b: NDArray[np.float32]
     b_prime: NDArray[np.float32]
     submodels: SubmodelScores | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    """What `mixmaxsim` was asked beyond its arrays."""
+
+    ids: NDArray[np.int64] | None
+    offsets: NDArray[np.int64] | None
+    scale: float
+    threads: int
 
 
 def kernel() -> str:
@@ -218,11 +229,10 @@ def mixmaxsim(
         weights = weights.exact if isinstance(weights, QuantizedRows) else weights
     name = kernel()
     if name.startswith("native:"):
-        return _mixmaxsim_native(name[7:], probes, weights, centres, ids, offsets, scale, threads)
-    return _mixmaxsim_portable(
-        probes, _exact(weights), _exact(centres), ids, offsets, scale,
-        threads if name == "numba" else 0,
-    )  # fmt: skip
+        request = _Request(ids, offsets, scale, threads)
+        return _mixmaxsim_native(name[7:], probes, weights, centres, request)
+    request = _Request(ids, offsets, scale, threads if name == "numba" else 0)
+    return _mixmaxsim_portable(probes, _exact(weights), _exact(centres), request)
 
 
 def _exact(rows: Rows | QuantizedRows) -> Rows:
@@ -276,56 +286,45 @@ def _mixmaxsim_native(
     probes: NDArray[np.float32],
     weights: Rows | QuantizedRows,
     centres: Rows | QuantizedRows,
-    ids: NDArray[np.int64] | None,
-    offsets: NDArray[np.int64] | None,
-    scale: float,
-    threads: int,
+    request: _Request,
 ) -> Votes:
-    q = len(probes)
+    q, ids, offsets = len(probes), request.ids, request.offsets
     classes, scores = np.empty((q, 2), np.int64), np.empty((q, 4), np.float32)
-    found, request = None, None
+    found, extra = None, None
     if offsets is not None:
         shape = (q, len(offsets) - 1)
         found = SubmodelScores(
             np.empty(shape, np.float32), np.empty(shape, np.int64), np.empty(shape, np.float64)
         )
-        request = (offsets, shape[1], scale, found.maximum, found.argmax, found.log_sum_exp)
+        extra = (offsets, shape[1], request.scale, found.maximum, found.argmax, found.log_sum_exp)
     if q:
         _native.mixmaxsim(
-            name, _native_rows(weights, ids), _native_rows(centres, ids), probes, q, threads,
-            classes, scores, request,
+            name, _native_rows(weights, ids), _native_rows(centres, ids), probes, q,
+            request.threads, classes, scores, extra,
         )  # fmt: skip
         if not np.isfinite(scores).all():
             raise ValueError("weights or centres hold NaN; check what filled them")
-    return Votes(classes[:, 0], classes[:, 1], *np.ascontiguousarray(scores.T), found)
+    a, a_prime, b, b_prime = np.ascontiguousarray(scores.T)
+    return Votes(classes[:, 0], classes[:, 1], a, a_prime, b, b_prime, found)
 
 
 def _mixmaxsim_portable(
-    probes: NDArray[np.float32],
-    weights: Rows,
-    centres: Rows,
-    ids: NDArray[np.int64] | None,
-    offsets: NDArray[np.int64] | None,
-    scale: float,
-    threads: int,
+    probes: NDArray[np.float32], weights: Rows, centres: Rows, request: _Request
 ) -> Votes:
-    ids = np.arange(len(weights)) if ids is None else ids
-    order = np.argsort(ids, kind="stable")  # ties go to the smaller row, so rows go by id
+    ids = np.arange(len(weights)) if request.ids is None else request.ids
     wide = probes.astype(np.float64)
 
+    def winner(rows: Rows) -> NDArray[np.int64]:
+        return _topk_portable(probes, rows, 1, request.threads, ids)[0][:, 0]
+
     def cosine(rows: Rows, which: NDArray[np.int64]) -> NDArray[np.float32]:
-        exact = np.einsum("qd,qd->q", rows[which].astype(np.float64), wide)
+        exact: NDArray[np.float64] = (rows[which].astype(np.float64) * wide).sum(axis=1)
         return exact.astype(np.float32)
 
-    ordered = bool((order == np.arange(len(ids))).all())
-    first = [
-        _topk_portable(probes, rows if ordered else rows[order], 1, threads)[0][:, 0]
-        for rows in (weights, centres)
-    ]
-    A, B = order[first[0]], order[first[1]]
+    A, B = winner(weights), winner(centres)
     found = None
-    if offsets is not None:
-        found = _submodels_numpy(probes, weights, ids, offsets, scale)
+    if request.offsets is not None:
+        found = _submodels_numpy(probes, weights, ids, request.offsets, request.scale)
     return Votes(
         ids[A], ids[B], cosine(weights, A), cosine(weights, B), cosine(centres, B),
         cosine(centres, A), found,
@@ -343,7 +342,7 @@ def _submodels_numpy(
     maximum = np.full(shape, -np.inf, np.float32)
     argmax, total = np.full(shape, -1, np.int64), np.zeros(shape, np.float64)
     columns = np.arange(len(probes))
-    for k, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for k, (begin, end) in enumerate(itertools.pairwise(offsets)):
         for s in range(begin, end, _ROW_BLOCK):
             stop = min(s + _ROW_BLOCK, end)
             cosines = probes @ weights[s:stop].astype(np.float32, copy=False).T
@@ -357,7 +356,11 @@ def _submodels_numpy(
 
 
 def _topk_portable(
-    probes: NDArray[np.float32], rows: Rows, k: int, threads: int
+    probes: NDArray[np.float32],
+    rows: Rows,
+    k: int,
+    threads: int,
+    ids: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """numpy, or numba with `threads` > 0: float32 candidates, resolved in float64."""
     n = len(rows)
@@ -372,7 +375,7 @@ def _topk_portable(
         else:
             found, values = _candidates_numpy(block, rows, m)
         for i, probe in enumerate(block):
-            best = _resolve(probe, rows, found[i], values[i], k)
+            best = _resolve(probe, rows, found[i], values[i], k=k, ids=ids)
             indices[start + i], similarities[start + i] = best
     return indices, similarities
 
@@ -403,7 +406,9 @@ def _resolve(
     rows: Rows,
     found: NDArray[np.int64],
     scores: NDArray[np.float32],
+    *,
     k: int,
+    ids: NDArray[np.int64] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k best of the candidates in float64; of all rows where the candidates prove nothing."""
     if not np.isfinite(scores).all():
@@ -419,7 +424,7 @@ def _resolve(
         ]
         found = np.concatenate(parts)
         exact = rows[found].astype(np.float64) @ wide
-    order = np.lexsort((found, -exact))[:k]
+    order = np.lexsort((found if ids is None else ids[found], -exact))[:k]
     return found[order], exact[order].astype(np.float32)
 
 
@@ -432,7 +437,9 @@ def _numba_candidates() -> Any:
         return None
 
     @numba.njit(parallel=True, fastmath=True, nogil=True, cache=True)  # type: ignore[misc, unused-ignore]
-    def scan(probes: Any, rows: Any, m: int, parts: int, best: Any, where: Any) -> None:
+    def scan(  # noqa: PLR0917 - numba compiles positional arguments
+        probes: Any, rows: Any, m: int, parts: int, best: Any, where: Any
+    ) -> None:
         q, d = probes.shape
         n = rows.shape[0]
         for part in numba.prange(parts):
@@ -461,11 +468,13 @@ def _numba_candidates() -> Any:
     def candidates(
         probes: NDArray[np.float32], rows: NDArray[np.float32], m: int, threads: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        parts = min(threads, numba.config.NUMBA_NUM_THREADS, max(1, len(rows) // 1024))
+        before = numba.get_num_threads()
+        parts = min(threads, before, max(1, len(rows) // 1024))
         numba.set_num_threads(parts)
         best = np.full((parts, len(probes), m), -np.inf, dtype=np.float32)
         where = np.full((parts, len(probes), m), -1, dtype=np.int64)
         scan(probes, rows, m, parts, best, where)
+        numba.set_num_threads(before)
         best, where = np.concatenate(best, axis=1), np.concatenate(where, axis=1)
         if parts > 1:
             keep = np.argpartition(best, best.shape[1] - m, axis=1)[:, -m:]

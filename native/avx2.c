@@ -4,6 +4,11 @@
 #define vec __m256i
 #define WIDTH 8
 #define TILE 6
+#ifdef EDGEFACE_VNNI
+#define CODE_TILE 6
+#else
+#define CODE_TILE 4 /* the two-step product needs two more registers */
+#endif
 #define KERNEL_PREFETCH 16384
 #define KERNEL_LOCALITY 2
 #define KERNEL_AHEAD(p) 1
@@ -44,8 +49,11 @@ static inline __attribute__((always_inline)) vec dot4(vec acc, vec w, vec x) {
 #ifdef EDGEFACE_VNNI
     return _mm256_dpbusd_avx_epi32(acc, w, x);
 #else
-    vec pairs = _mm256_maddubs_epi16(w, x); /* |x| <= 63: no saturation */
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    vec pairs; /* |x| <= 63: no saturation. Assembly for the same reason as in madd. */
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(acc), "=&x"(pairs)
+            : "x"(w), "x"(x), "x"(_mm256_set1_epi16(1)));
+    return acc;
 #endif
 }
 static inline __attribute__((always_inline)) vec fold(vec a, vec b) {

@@ -4,6 +4,7 @@
 #define vec __m512i
 #define WIDTH 16
 #define TILE 12
+#define CODE_TILE 12
 #define KERNEL_PREFETCH 32768
 #define KERNEL_LOCALITY 2
 #define KERNEL_AHEAD(p) 1

@@ -4,6 +4,7 @@
 #define vec int32x4_t
 #define WIDTH 4
 #define TILE 12
+#define CODE_TILE 12
 #define KERNEL_PREFETCH 16384
 #define KERNEL_LOCALITY 2
 #define KERNEL_AHEAD(p) 1

@@ -1,7 +1,8 @@
 /* The scan, written once over the vector operations that an ISA file defines before including it:
  *
  *   vec                       a vector of WIDTH dwords, integer-typed
- *   WIDTH, TILE               dwords per vector; rows scored together
+ *   WIDTH                     dwords per vector
+ *   TILE, CODE_TILE           rows scored together, float and int8: what the registers hold
  *   load(p) store(p, v) zero()
  *   spread(p, phases)         the `phases` dwords at p, repeated across the vector
  *   spread_codes(p, phases)   the same for int8 codes, as the kernel multiplies them
@@ -27,7 +28,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* Scores `count` (1 or TILE) rows; out[row * vectors + v] are raw lanes. The last unit of each row
+/* Scores `count` (1 or a full tile of) rows; out[row * vectors + v] are raw lanes. The last unit of each row
  * comes from `tail` when that is given (rows * UNIT bytes, zero-padded). */
 INLINE void tile(const int count, const int vectors, const int phases, const int codes,
                  const char *rows, size_t stride, size_t units, const char *tail, const panel *p,
@@ -81,7 +82,7 @@ typedef void tile_function(const char *rows, size_t stride, size_t units, const 
     }
 #define DEFINE_TILES(PHASES)                                                                      \
     DEFINE_TILE(full_float_##PHASES, TILE, 2, PHASES, 0)                                          \
-    DEFINE_TILE(full_codes_##PHASES, TILE, 2, PHASES, 1)                                          \
+    DEFINE_TILE(full_codes_##PHASES, CODE_TILE, 2, PHASES, 1)                                          \
     DEFINE_TILE(last_float_##PHASES, 1, 2, PHASES, 0)                                             \
     DEFINE_TILE(last_codes_##PHASES, 1, 2, PHASES, 1)
 
@@ -95,7 +96,7 @@ DEFINE_TILES(8)
 DEFINE_TILES(16)
 #endif
 DEFINE_TILE(full_float_single, TILE, 1, WIDTH, 0)
-DEFINE_TILE(full_codes_single, TILE, 1, WIDTH, 1)
+DEFINE_TILE(full_codes_single, CODE_TILE, 1, WIDTH, 1)
 DEFINE_TILE(last_float_single, 1, 1, WIDTH, 0)
 DEFINE_TILE(last_codes_single, 1, 1, WIDTH, 1)
 
@@ -225,14 +226,15 @@ void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, siz
     const size_t stride = codes ? padded_dim(m->dim, UNIT) : half ? 2 * m->dim : 4 * m->dim;
     size_t units = codes ? stride / UNIT : half ? padded / UNIT_FLOATS : m->dim / UNIT_FLOATS;
     const size_t rest = codes || half ? 0 : m->dim % UNIT_FLOATS;
+    const size_t full = codes ? CODE_TILE : TILE;
     char tail[TILE * UNIT];
     memset(tail, 0, sizeof tail);
     for (size_t row = begin; row < end;) {
-        size_t count = TILE, skip = 0, at = row;
-        if (row + TILE > end) {
+        size_t count = full, skip = 0, at = row;
+        if (row + full > end) {
             /* The last rows: a full tile that overlaps the one before, or one by one. */
-            if (end - begin >= TILE) {
-                at = end - TILE;
+            if (end - begin >= full) {
+                at = end - full;
                 skip = row - at;
             } else
                 count = 1;
@@ -247,7 +249,7 @@ void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, siz
         for (size_t j = 0; j < panel_count; j++) {
             panel *p = &panels[j];
             const int ahead = j == 0 && !half && KERNEL_AHEAD(p);
-            score_tile(m, choose(p, count == TILE, codes), p, at, count, skip, rows,
+            score_tile(m, choose(p, count == full, codes), p, at, count, skip, rows,
                        half ? 4 * padded : stride, units, rest ? tail : NULL,
                        ahead ? source + KERNEL_PREFETCH : NULL, softmax_scale);
         }
