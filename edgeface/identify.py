@@ -1,4 +1,4 @@
-"""The composition: frames in, events out. The only module that knows the order of the stages."""
+"""The composition for pictures, and the front door: open, enrol, identify, verify, watch."""
 
 from __future__ import annotations
 
@@ -6,53 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 
 from edgeface import images, video
-from edgeface.aggregate import Aggregator, Evidence, Policy
+from edgeface.aggregate import Policy
 from edgeface.align import align
-from edgeface.decide import Confirmation, Rules, decide_together
+from edgeface.calibrate import Calibration, calibrate
+from edgeface.decide import Rules, decide_together
 from edgeface.detect import Detector
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.errors import ImageError
-from edgeface.gallery import Gallery, Person
+from edgeface.follow import FaceDetector, FaceEmbedder, Follower
+from edgeface.gallery import Gallery, Growth, Person
 from edgeface.models import load_card
 from edgeface.quality import rate
 from edgeface.runtime import Runtime
-from edgeface.track import SceneCut, State, Track, Tracker, TrackerOptions
-from edgeface.types import (
-    Array,
-    Decision,
-    Event,
-    EventKind,
-    Face,
-    Frame,
-    Image,
-    Match,
-    Sighting,
-    Status,
-    Threshold,
-)
+from edgeface.track import TrackerOptions
+from edgeface.types import Event, Face, Frame, Image, Sighting, Threshold
 
+CALIBRATION = "calibration"  # the gallery note that holds it
 FacePolicy = Literal["require_one", "largest", "skip"]
 WEAK = 0.5  # share of the detector's threshold from which a face may keep a track alive
-
-
-class FaceDetector(Protocol):
-    """What the composition needs of a detector."""
-
-    def __call__(self, image: Image) -> list[Face]: ...
-
-
-class FaceEmbedder(Protocol):
-    """What the composition needs of an embedder."""
-
-    @property
-    def size(self) -> int: ...
-
-    def __call__(self, crops: Image) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +50,6 @@ class Verification:
     same: bool
 
 
-@dataclass(slots=True, eq=False)
-class _Dossier:
-    """What is known about one track, and what was already told."""
-
-    evidence: Evidence
-    confirmation: Confirmation
-    decision: Decision
-    matches: list[Match]
-    announced: bool = False
-    named: str | None = None
-
-
 class Identifier:
     """Says who is in front of a camera. One object per source; not thread-safe."""
 
@@ -99,13 +63,14 @@ class Identifier:
         rules: Rules | None = None,
         policy: Policy | None = None,
         tracking: TrackerOptions | None = None,
+        learn: bool = False,
     ) -> None:
         self.gallery = gallery
         self.threshold = threshold
         self._detector, self._embedder = detector, embedder
         self._rules, self._policy = rules or Rules(), policy or Policy()
         self._tracking = tracking or TrackerOptions()
-        self._aggregator = Aggregator(embedder.size)
+        self._learn = learn
         self.reset()
 
     @classmethod
@@ -118,6 +83,7 @@ class Identifier:
         runtime: Runtime = "auto",
         threads: int = 2,
         threshold: float | None = None,
+        learn: bool = False,
     ) -> Self:
         """A ready identifier over a gallery file, which is created when missing.
 
@@ -130,7 +96,7 @@ class Identifier:
         """
         embed = Embedder.load(embedder, runtime=runtime, threads=threads)
         store = Gallery.open(gallery, model=embed.card.digest, size=embed.size)
-        chosen = store.threshold or embed.card.threshold
+        chosen = _calibrated(store) or embed.card.threshold
         if threshold is not None:
             chosen = Threshold(threshold, "user")
         # The tracker's second stage wants the faces the detector is less sure of, too.
@@ -139,7 +105,7 @@ class Identifier:
             detector, runtime=runtime, threads=threads, score_threshold=sure * WEAK
         )
         tracking = TrackerOptions(high=sure, low=sure * WEAK, rejoin=chosen.value)
-        return cls(find, embed, store, threshold=chosen, tracking=tracking)
+        return cls(find, embed, store, threshold=chosen, tracking=tracking, learn=learn)
 
     def __enter__(self) -> Self:
         return self
@@ -214,6 +180,29 @@ class Identifier:
         person = self.gallery.enroll(name, embeddings, qualities=qualities, sources=sources)
         return Enrolment(person, len(taken), tuple(skipped))
 
+    def calibrate(self, cohort: Sequence[images.Source], *, fpir: float) -> Calibration:
+        """Set the gallery's threshold so that a stranger is named with probability `fpir`.
+
+        Args:
+            cohort: one picture each of people who are not in the gallery; the largest face counts.
+            fpir: false-positive identification rate wanted (ISO/IEC 19795-1), in (0, 1).
+
+        Returns:
+            the calibration; it is stored with the gallery, and follows its size from then on.
+
+        Raises:
+            CalibrationError: the gallery is empty or the cohort smaller than three over `fpir`.
+            ImageError: a picture is unreadable or shows no face.
+        """
+        faces = [self._one_face(picture, "largest") for picture in cohort]
+        searches = [self.gallery.search(f.embedding, 1) for f in faces if f.embedding is not None]
+        best = [matches[0].similarity for matches in searches if matches]
+        result = calibrate(best, fpir=fpir, size=len(self.gallery.people()))
+        self.gallery.write_note(CALIBRATION, result.to_json())
+        self.threshold = result.threshold
+        self.reset()
+        return result
+
     def _one_face(self, picture: images.Source, policy: FacePolicy) -> Face:
         faces = self.faces(picture)
         label = _label(picture, None)
@@ -232,15 +221,29 @@ class Identifier:
 
     def reset(self) -> None:
         """Forget all tracks, as at the start of another source."""
-        self._tracker = Tracker(self._tracking)
-        self._cut = SceneCut()
-        self._dossiers: dict[int, _Dossier] = {}
-        self._sightings: list[Sighting] = []
+        self._follower = Follower(
+            self._detector,
+            self._embedder,
+            self.gallery,
+            threshold=self.threshold,
+            rules=self._rules,
+            policy=self._policy,
+            tracking=self._tracking,
+            growth=Growth(self.gallery) if self._learn else None,
+        )
 
     @property
     def sightings(self) -> list[Sighting]:
         """Confirmed tracks of the last frame with the decision each shows, for overlays."""
-        return self._sightings
+        return self._follower.sightings
+
+    def step(self, frame: Frame) -> list[Event]:
+        """Process one frame of a loop the caller owns; times must not decrease."""
+        return self._follower.step(frame)
+
+    def finish(self, frame: Frame) -> list[Event]:
+        """The events that end all tracks, as when the source has ended with `frame`."""
+        return self._follower.finish(frame)
 
     def watch(
         self,
@@ -264,99 +267,9 @@ class Identifier:
             if frame.index % every == 0:
                 yield from self.step(frame)
                 if on_frame is not None:
-                    on_frame(frame, self._sightings)
+                    on_frame(frame, self.sightings)
         if frame is not None:
             yield from self.finish(frame)
-
-    def step(self, frame: Frame) -> list[Event]:
-        """Process one frame of a loop the caller owns; times must not decrease."""
-        image = images.check(frame.image)
-        if self._cut(image):
-            self._tracker.cut()
-        faces = self._detector(image)
-        tracks = self._tracker.update(faces, frame.time, lambda f: self._embed(image, f))
-        seen, fresh = self._gather(image, tracks, frame.time)
-        self._judge(seen, fresh)
-        shown = [t for t in seen if t.state is State.CONFIRMED]
-        self._sightings = [Sighting(t.face, self._dossiers[t.id].decision, t.id) for t in shown]
-        gone = [t for t in tracks if t.state is State.REMOVED]
-        return [e for t in shown for e in self._news(t, frame)] + self._farewells(gone, frame)
-
-    def finish(self, frame: Frame) -> list[Event]:
-        """The events that end all tracks, as when the source has ended with `frame`."""
-        events = self._farewells(self._tracker.update([], float("inf")), frame)
-        self.reset()
-        return events
-
-    def _gather(
-        self, image: Image, tracks: list[Track], time: float
-    ) -> tuple[list[Track], set[int]]:
-        """Embed the faces worth it; returns the tracks seen now, under new ids where one changed
-        hands, and the ids that have new evidence."""
-        seen = [t for t in tracks if t.last_seen == time]
-        due = [t for t in seen if not t.weak and self._dossier(t.id).evidence.due(time)]
-        crops = align(image, [t.face for t in due])
-        rated = [rate(t.face, c, image.shape[:2]) for t, c in zip(due, crops, strict=True)]
-        keep = [i for i, q in enumerate(rated) if self._dossier(due[i].id).evidence.accepts(q)]
-        fresh = set()
-        for i, row in zip(keep, self._embedder(crops[keep]), strict=True):
-            track, dossier = due[i], self._dossier(due[i].id)
-            added = dossier.evidence.add(row, rated[i], time)
-            if dossier.evidence.changed_hands:
-                track = replace(track, id=self._tracker.split(track.id), first_seen=time)
-                seen = [track if t.id == due[i].id else t for t in seen]
-                dossier = self._dossier(track.id)
-                added = dossier.evidence.add(row, rated[i], time)
-            if added:
-                template = dossier.evidence.template()
-                self._tracker.remember(track.id, template.embedding)
-                dossier.matches = self.gallery.search(template.embedding)
-                fresh.add(track.id)
-        return seen, fresh
-
-    def _judge(self, seen: list[Track], fresh: set[int]) -> None:
-        """Decide for all faces of the frame together; only new evidence confirms a name."""
-        known = [(t, d) for t in seen if (d := self._dossier(t.id)).evidence.template().weight > 0]
-        rows = [d.matches for _, d in known]
-        raw = decide_together(rows, self.threshold, margin=self._rules.margin)
-        for (track, dossier), decision in zip(known, raw, strict=True):
-            if track.id in fresh or decision.person_id != dossier.decision.person_id:
-                dossier.decision = dossier.confirmation.update(decision)
-
-    def _dossier(self, track: int) -> _Dossier:
-        if track not in self._dossiers:
-            nothing = float("nan")
-            self._dossiers[track] = _Dossier(
-                Evidence(self._aggregator, self._policy),
-                Confirmation(self._rules),
-                Decision(Status.LOW_QUALITY, None, None, nothing, nothing, self.threshold),
-                [],
-            )
-        return self._dossiers[track]
-
-    def _news(self, track: Track, frame: Frame) -> list[Event]:
-        dossier = self._dossiers[track.id]
-        kinds = [] if dossier.announced else [EventKind.SEEN]
-        name = dossier.decision.name
-        if name != dossier.named:
-            kinds.append(EventKind.IDENTIFIED if dossier.named is None else EventKind.CHANGED)
-        dossier.announced, dossier.named = True, name
-        time, box = frame.time, track.face.box
-        return [Event(k, track.id, time, frame.index, box, dossier.decision) for k in kinds]
-
-    def _farewells(self, gone: list[Track], frame: Frame) -> list[Event]:
-        events = []
-        for t in gone:
-            dossier = self._dossiers.pop(t.id, None)
-            if dossier is not None and dossier.announced:
-                decision = dossier.decision
-                events.append(
-                    Event(EventKind.LOST, t.id, t.last_seen, frame.index, t.face.box, decision)
-                )
-        return events
-
-    def _embed(self, image: Image, faces: Sequence[Face]) -> Array:
-        return self._embedder(align(image, faces))
 
     def _described(self, image: Image, faces: Sequence[Face]) -> list[Face]:
         crops = align(image, faces)
@@ -364,6 +277,14 @@ class Identifier:
             replace(f, quality=rate(f, c, image.shape[:2]), embedding=row)
             for f, c, row in zip(faces, crops, self._embedder(crops), strict=True)
         ]
+
+
+def _calibrated(gallery: Gallery) -> Threshold | None:
+    """The gallery's own threshold: its calibration read at today's size, or one set by hand."""
+    note, size = gallery.note(CALIBRATION), len(gallery.people())
+    if note is None or size == 0:
+        return gallery.threshold
+    return Calibration.from_json(note).at(size)
 
 
 def _label(picture: images.Source, index: int | None) -> str:

@@ -437,9 +437,7 @@ def _numba_candidates() -> Any:
         return None
 
     @numba.njit(parallel=True, fastmath=True, nogil=True, cache=True)  # type: ignore[misc, unused-ignore]
-    def scan(  # noqa: PLR0917 - numba compiles positional arguments
-        probes: Any, rows: Any, m: int, parts: int, best: Any, where: Any
-    ) -> None:
+    def scan(probes: Any, rows: Any, m: int, parts: int, best: Any, where: Any) -> None:
         q, d = probes.shape
         n = rows.shape[0]
         for part in numba.prange(parts):

@@ -1,70 +1,29 @@
-"""The command line. stdout is data (a table on a terminal, JSON lines on a pipe), stderr is talk.
-
-Exit codes: 0 done, 1 the data were at fault, 2 the command or the environment was. Everything heavy
-is imported inside the verbs so that `--help` is quick.
-"""
+"""The verbs that look at pictures and video."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeface.errors import EdgefaceError, KernelError, ModelError
+from edgeface.cli.output import Json, as_lines, print_rows
 
 if TYPE_CHECKING:
     from edgeface.identify import Identifier
     from edgeface.types import Event, Frame, Sighting
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-people = typer.Typer(no_args_is_help=True, help="Look after the people of a gallery.")
-models = typer.Typer(no_args_is_help=True, help="The models edgeface can use.")
-app.add_typer(people, name="gallery")
-app.add_typer(models, name="models")
 
-Json = Annotated[bool, typer.Option("--json", help="JSON lines even on a terminal.")]
 GalleryFile = Annotated[Path, typer.Argument(help="Gallery file, made when missing.")]
 GalleryOption = Annotated[Path | None, typer.Option("--gallery", "-g", help="Gallery file.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each network.")]
 RuntimeOption = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
 Embedding = Annotated[str, typer.Option("--model", help="Embedder: a name or a model file.")]
 Limit = Annotated[float | None, typer.Option("--threshold", help="Least cosine of a match.")]
-
-
-def main() -> NoReturn:
-    """Entry point: errors become one line on stderr and an exit code."""
-    # FFmpeg and OpenCV report what edgeface reports better.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    try:
-        app()
-    except EdgefaceError as error:
-        print(f"edgeface: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ModelError | KernelError) else 1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our pipe has left: nothing more to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    sys.exit(0)
-
-
-@app.callback(invoke_without_command=True)
-def about(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Face identification on a CPU: who is in front of the camera, offline."""
-    if version:
-        import edgeface
-
-        print(edgeface.__version__)
-        raise typer.Exit
 
 
 @app.command()
@@ -89,7 +48,7 @@ def enroll(
                 print(f"edgeface: skipped {source}: {reason}", file=sys.stderr)
             person = done.person
             rows.append({"person_id": person.id, "name": person.name, "added": done.added})
-    _print(rows, as_json)
+    print_rows(rows, as_json)
 
 
 @app.command()
@@ -104,6 +63,9 @@ def identify(
     every: Annotated[int, typer.Option(min=1, help="Process each n-th frame only.")] = 1,
     retries: Annotated[int | None, typer.Option(help="Reconnects; default for ever.")] = None,
     threshold: Limit = None,
+    learn: Annotated[
+        bool, typer.Option(help="Let the gallery learn: strangers become numbered people.")
+    ] = False,
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
     threads: Threads = 2,
@@ -112,16 +74,15 @@ def identify(
     """Say who is in a video (events) or in pictures (one line per face)."""
     if (source is None) == (not pictures):
         raise typer.BadParameter("give either pictures or --video SOURCE")
-    with _open(
-        gallery, model=model, runtime=runtime, threads=threads, threshold=threshold
-    ) as identifier:
+    options = {"model": model, "runtime": runtime, "threads": threads, "threshold": threshold}
+    with _open(gallery, learn=learn, **options) as identifier:
         if source is None:
             rows = [
                 {"picture": p, **s.to_dict()}
                 for p in pictures or []
                 for s in identifier.identify(p)
             ]
-            _print(rows, as_json, columns=("picture", "status", "name", "similarity", "box"))
+            print_rows(rows, as_json, columns=("picture", "status", "name", "similarity", "box"))
         else:
             _watch(identifier, source, out, display, every, retries, as_json)
 
@@ -148,113 +109,36 @@ def verify(
         "threshold": result.threshold.value,
         "threshold_origin": result.threshold.origin,
     }
-    _print([row], as_json)
+    print_rows([row], as_json)
     if exit_code and not result.same:
         raise typer.Exit(1)
 
 
-@people.command("list")
-def list_people(gallery: GalleryFile, as_json: Json = False) -> None:
-    """List the people of a gallery."""
-    with _store(gallery) as store:
-        rows = [
-            {"person_id": p.id, "name": p.name, "kind": str(p.kind), "samples": p.n_samples}
-            for p in store.people()
-        ]
-    _print(rows, as_json)
-
-
-@people.command()
-def rename(gallery: GalleryFile, name: str, new: str) -> None:
-    """Give a person another name; the id stays."""
-    with _store(gallery) as store:
-        store.rename(name, new)
-
-
-@people.command()
-def merge(gallery: GalleryFile, into: str, other: str) -> None:
-    """Give the samples of OTHER to INTO; OTHER is gone."""
-    with _store(gallery) as store:
-        store.merge(into, other)
-
-
-@people.command()
-def forget(gallery: GalleryFile, name: str) -> None:
-    """Erase a person, the bytes in the file included."""
-    with _store(gallery) as store:
-        store.forget(name)
-
-
-@people.command("export")
-def export_people(gallery: GalleryFile, file: Path) -> None:
-    """Write all people and embeddings to FILE.npz or FILE.parquet."""
-    with _store(gallery) as store:
-        write = store.export_parquet if _is_parquet(file) else store.export_npz
-        print(f"edgeface: {write(file)} samples written to {file}", file=sys.stderr)
-
-
-@people.command("import")
-def import_people(gallery: GalleryFile, file: Path, model: Embedding = "mobilefacenet") -> None:
-    """Add the people of an exported file."""
-    from edgeface.gallery import Gallery
-    from edgeface.models import load_card
-
-    card = load_card(model, "embedding")
-    with Gallery.open(gallery, model=card.digest, size=card.size) as store:
-        read = store.import_parquet if _is_parquet(file) else store.import_npz
-        print(f"edgeface: {read(file)} samples read from {file}", file=sys.stderr)
-
-
-@models.command("list")
-def list_models(as_json: Json = False) -> None:
-    """List the models that can be used by name."""
-    from edgeface.models import cards
-
-    rows = [
-        {
-            "name": c.name,
-            "task": c.task,
-            "mb": round(c.path.stat().st_size / 1e6, 2) if c.path.exists() else None,
-            "threshold": c.threshold.value,
-            "sha256": c.digest[:12],
-            "license": c.raw.get("license", ""),
-        }
-        for c in cards()
-    ]
-    _print(rows, as_json)
-
-
-@models.command("verify")
-def verify_models(as_json: Json = False) -> None:
-    """Compare every model file with the digest in its card."""
-    from edgeface.models import cards, digest
-
-    rows = []
-    for card in cards():
-        state = "missing"
-        if card.path.is_file():
-            state = "ok" if digest(card.path) == card.digest else "damaged"
-        rows.append({"name": card.name, "file": str(card.path), "state": state})
-    _print(rows, as_json)
-    if any(r["state"] != "ok" for r in rows):
-        raise ModelError("a model file does not fit its card; reinstall edgeface or that model")
-
-
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Report what this machine offers and what is known to go wrong on it."""
-    from edgeface.doctor import checks
+def calibrate(
+    gallery: GalleryFile,
+    cohort: Annotated[Path, typer.Argument(help="Folder: one picture per person not enrolled.")],
+    fpir: Annotated[float, typer.Option(help="How often a stranger may be named.")] = 1e-2,
+    model: Embedding = "mobilefacenet",
+    runtime: RuntimeOption = "auto",
+    threads: Threads = 2,
+    as_json: Json = False,
+) -> None:
+    """Set the gallery's threshold by a false-positive identification rate (FPIR)."""
+    from edgeface.images import SUFFIXES
 
-    rows = [{"check": c.name, "state": c.state, "detail": c.detail} for c in checks()]
-    _print(rows, as_json)
-    if any(r["state"] == "bad" for r in rows):
-        raise typer.Exit(2)
-
-
-def _is_parquet(file: Path) -> bool:
-    if file.suffix not in {".npz", ".parquet"}:
-        raise typer.BadParameter(f"{file} must end in .npz or .parquet")
-    return file.suffix == ".parquet"
+    pictures = sorted(p for p in cohort.rglob("*") if p.suffix.lower() in SUFFIXES)
+    with _open(gallery, model=model, runtime=runtime, threads=threads) as identifier:
+        result = identifier.calibrate(list(_progress(pictures, "looking")), fpir=fpir)
+    row = {
+        "threshold": round(result.value, 4),
+        "origin": result.threshold.origin,
+        "impostors": result.trials,
+        "fpir": round(result.measured.value, 6),
+        "fpir_low": round(result.measured.low, 6),
+        "fpir_high": round(result.measured.high, 6),
+    }
+    print_rows([row], as_json)
 
 
 def _groups(what: list[str]) -> list[tuple[str, list[Path]]]:
@@ -283,18 +167,12 @@ def _open(gallery: Path | None, **options: Any) -> Iterator[Identifier]:
 
     from edgeface.identify import Identifier
 
+    options["embedder"] = options.pop("model")
     with ExitStack() as stack:
         if gallery is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             gallery = Path(folder) / "empty.gallery"
         yield stack.enter_context(Identifier.open(gallery, **options))
-
-
-def _store(gallery: Path) -> Any:
-    """The gallery as it is, whatever model made it."""
-    from edgeface.gallery import Gallery
-
-    return Gallery.open(gallery, create=False)
 
 
 def _watch(
@@ -308,7 +186,7 @@ def _watch(
 ) -> None:
     from edgeface import draw, video
 
-    lines = as_json or not sys.stdout.isatty()
+    lines = as_lines(as_json)
     fps = 1.0 if video.is_live(source) else video.rate(source)
     total = video.length(source) // every
     with ExitStack() as stack:
@@ -352,20 +230,3 @@ def _progress(items: Sequence[Any], label: str) -> Iterator[Any]:
         items, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()
     ) as bar:
         yield from bar
-
-
-def _print(rows: list[dict[str, Any]], as_json: bool, columns: Sequence[str] = ()) -> None:
-    """Rows as JSON lines on a pipe or on demand, as an aligned table on a terminal."""
-    if as_json or not sys.stdout.isatty():
-        for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
-        return
-    names = list(columns or (rows[0] if rows else ()))
-    cells = [names, *[["" if r[n] is None else str(r[n]) for n in names] for r in rows]]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    for line in cells:
-        print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
-
-
-if __name__ == "__main__":
-    main()

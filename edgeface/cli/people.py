@@ -1,0 +1,161 @@
+"""`edgeface gallery …`: looking after the people of a gallery."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeface.cli.output import Json, print_rows
+
+if TYPE_CHECKING:
+    from edgeface.gallery import Gallery
+
+people = typer.Typer(no_args_is_help=True, help="Look after the people of a gallery.")
+GalleryFile = Annotated[Path, typer.Argument(help="Gallery file.")]
+
+
+@people.command("list")
+def list_people(gallery: GalleryFile, as_json: Json = False) -> None:
+    """List the people of a gallery."""
+    with _store(gallery) as store:
+        rows = [
+            {"person_id": p.id, "name": p.name, "kind": str(p.kind), "samples": p.n_samples}
+            for p in store.people()
+        ]
+    print_rows(rows, as_json)
+
+
+@people.command()
+def rename(gallery: GalleryFile, name: str, new: str) -> None:
+    """Give a person another name; the id stays."""
+    with _store(gallery) as store:
+        store.rename(name, new)
+
+
+@people.command()
+def merge(gallery: GalleryFile, into: str, other: str) -> None:
+    """Give the samples of OTHER to INTO; OTHER is gone."""
+    with _store(gallery) as store:
+        store.merge(into, other)
+
+
+@people.command()
+def forget(gallery: GalleryFile, name: str) -> None:
+    """Erase a person, the bytes in the file included."""
+    with _store(gallery) as store:
+        store.forget(name)
+
+
+@people.command("export")
+def export_people(gallery: GalleryFile, file: Path) -> None:
+    """Write all people and embeddings to FILE.npz or FILE.parquet."""
+    with _store(gallery) as store:
+        write = store.export_parquet if _is_parquet(file) else store.export_npz
+        print(f"edgeface: {write(file)} samples written to {file}", file=sys.stderr)
+
+
+@people.command("import")
+def import_people(gallery: GalleryFile, file: Path, model: str = "mobilefacenet") -> None:
+    """Add the people of an exported file."""
+    from edgeface.gallery import Gallery
+    from edgeface.models import load_card
+
+    card = load_card(model, "embedding")
+    with Gallery.open(gallery, model=card.digest, size=card.size) as store:
+        read = store.import_parquet if _is_parquet(file) else store.import_npz
+        print(f"edgeface: {read(file)} samples read from {file}", file=sys.stderr)
+
+
+@people.command()
+def split(
+    gallery: GalleryFile,
+    name: str,
+    samples: Annotated[list[int], typer.Argument(help="Sample ids, see `gallery samples`.")],
+    new: Annotated[str | None, typer.Option(help="Name of the new person.")] = None,
+) -> None:
+    """Make some samples of a person another person, the next stranger unless named."""
+    with _store(gallery) as store:
+        print(f"edgeface: now {store.split(name, samples, new).name}", file=sys.stderr)
+
+
+@people.command("not-this-person")
+def not_this_person(gallery: GalleryFile, name: str, sample: int) -> None:
+    """Say that a sample was wrongly taken for NAME; it is never joined with them again."""
+    with _store(gallery) as store:
+        who = store.not_this_person(name, sample=sample)
+        print(f"edgeface: sample {sample} is {who.name} now", file=sys.stderr)
+
+
+@people.command()
+def samples(gallery: GalleryFile, name: str, as_json: Json = False) -> None:
+    """List the samples of a person and who vouches for each."""
+    with _store(gallery) as store:
+        rows = [
+            {
+                "sample": s.id,
+                "provenance": str(s.provenance),
+                "quality": s.quality,
+                "source": s.source,
+            }
+            for s in store.samples(name)
+        ]
+    print_rows(rows, as_json)
+
+
+@people.command()
+def audit(gallery: GalleryFile, model: str = "mobilefacenet", as_json: Json = False) -> None:
+    """List mislabelled samples, outliers and people who may be one."""
+    from edgeface.gallery import audit as look
+    from edgeface.models import load_card
+
+    with _store(gallery) as store:
+        threshold = (store.threshold or load_card(model, "embedding").threshold).value
+        found = look(store, threshold)
+    rows = [
+        {
+            "flaw": str(f.flaw),
+            "person": f.person,
+            "other": f.other,
+            "sample": f.sample,
+            "similarity": round(f.similarity, 4),
+        }
+        for f in found
+    ]
+    print_rows(rows, as_json)
+
+
+@people.command()
+def history(gallery: GalleryFile, limit: int = 20, as_json: Json = False) -> None:
+    """List the newest changes, newest first."""
+    with _store(gallery) as store:
+        rows = [
+            {"entry": e.id, "action": e.action, "undone": e.undone, "created": round(e.created)}
+            for e in store.history(limit)
+        ]
+    print_rows(rows, as_json)
+
+
+@people.command()
+def undo(
+    gallery: GalleryFile,
+    entry: Annotated[int | None, typer.Argument(help="Default: the newest change.")] = None,
+) -> None:
+    """Take back one change."""
+    with _store(gallery) as store:
+        print(f"edgeface: took back {store.undo(entry).action}", file=sys.stderr)
+
+
+def _is_parquet(file: Path) -> bool:
+    if file.suffix not in {".npz", ".parquet"}:
+        raise typer.BadParameter(f"{file} must end in .npz or .parquet")
+    return file.suffix == ".parquet"
+
+
+def _store(gallery: Path) -> Gallery:
+    """The gallery as it is, whatever model made it."""
+    from edgeface.gallery import Gallery
+
+    return Gallery.open(gallery, create=False)

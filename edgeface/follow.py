@@ -1,0 +1,193 @@
+"""Following a video: the faces of each frame become tracks, tracks gather evidence, events tell.
+
+The order of the stages for a frame is here, that for single pictures in `identify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from edgeface import images
+from edgeface.aggregate import Aggregator, Evidence, Policy
+from edgeface.align import align
+from edgeface.decide import Confirmation, Rules, decide_together
+from edgeface.gallery import Gallery, Growth
+from edgeface.quality import rate
+from edgeface.track import SceneCut, State, Track, Tracker, TrackerOptions
+from edgeface.types import (
+    Array,
+    Decision,
+    Event,
+    EventKind,
+    Face,
+    Frame,
+    Image,
+    Match,
+    Sighting,
+    Status,
+    Threshold,
+)
+
+
+class FaceDetector(Protocol):
+    """What the composition needs of a detector."""
+
+    def __call__(self, image: Image) -> list[Face]: ...
+
+
+class FaceEmbedder(Protocol):
+    """What the composition needs of an embedder."""
+
+    @property
+    def size(self) -> int: ...
+
+    def __call__(self, crops: Image) -> Array: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Dossier:
+    """What is known about one track, and what was already told."""
+
+    evidence: Evidence
+    confirmation: Confirmation
+    decision: Decision
+    matches: list[Match]
+    announced: bool = False
+    named: str | None = None
+
+
+class Follower:
+    """Follows one source. Not thread-safe; make another one for another source.
+
+    With `growth`, the gallery learns: strangers become numbered people, known people gain samples
+    under the rules of `Growth`.
+    """
+
+    def __init__(
+        self,
+        detector: FaceDetector,
+        embedder: FaceEmbedder,
+        gallery: Gallery,
+        *,
+        threshold: Threshold,
+        rules: Rules,
+        policy: Policy,
+        tracking: TrackerOptions,
+        growth: Growth | None = None,
+    ) -> None:
+        self._detect, self._embedder, self._gallery = detector, embedder, gallery
+        self._threshold, self._rules, self._policy = threshold, rules, policy
+        self._aggregator = Aggregator(embedder.size)
+        self._tracker = Tracker(tracking)
+        self._cut = SceneCut()
+        self._growth = growth
+        self._dossiers: dict[int, _Dossier] = {}
+        self.sightings: list[Sighting] = []
+
+    def step(self, frame: Frame) -> list[Event]:
+        """Process one frame of a loop the caller owns; times must not decrease."""
+        image = images.check(frame.image)
+        if self._cut(image):
+            self._tracker.cut()
+        faces = self._detect(image)
+        tracks = self._tracker.update(faces, frame.time, lambda f: self._embed(image, f))
+        seen, fresh = self._gather(image, tracks, frame.time)
+        self._judge(seen, fresh)
+        self._learn(seen, fresh, frame.time)
+        shown = [t for t in seen if t.state is State.CONFIRMED]
+        self.sightings = [Sighting(t.face, self._dossiers[t.id].decision, t.id) for t in shown]
+        gone = [t for t in tracks if t.state is State.REMOVED]
+        return [e for t in shown for e in self._news(t, frame)] + self._farewells(gone, frame)
+
+    def finish(self, frame: Frame) -> list[Event]:
+        """The events that end all tracks, as when the source has ended with `frame`."""
+        self.sightings = []
+        return self._farewells(self._tracker.update([], float("inf")), frame)
+
+    def _gather(
+        self, image: Image, tracks: list[Track], time: float
+    ) -> tuple[list[Track], set[int]]:
+        """Embed the faces worth it; returns the tracks seen now, under new ids where one changed
+        hands, and the ids that have new evidence."""
+        seen = [t for t in tracks if t.last_seen == time]
+        due = [t for t in seen if not t.weak and self._dossier(t.id).evidence.due(time)]
+        crops = align(image, [t.face for t in due])
+        rated = [rate(t.face, c, image.shape[:2]) for t, c in zip(due, crops, strict=True)]
+        keep = [i for i, q in enumerate(rated) if self._dossier(due[i].id).evidence.accepts(q)]
+        fresh = set()
+        for i, row in zip(keep, self._embedder(crops[keep]), strict=True):
+            track, dossier = due[i], self._dossier(due[i].id)
+            added = dossier.evidence.add(row, rated[i], time)
+            if dossier.evidence.changed_hands:
+                track = replace(track, id=self._tracker.split(track.id), first_seen=time)
+                seen = [track if t.id == due[i].id else t for t in seen]
+                dossier = self._dossier(track.id)
+                added = dossier.evidence.add(row, rated[i], time)
+            if added:
+                template = dossier.evidence.template()
+                self._tracker.remember(track.id, template.embedding)
+                dossier.matches = self._gallery.search(template.embedding)
+                fresh.add(track.id)
+        return seen, fresh
+
+    def _judge(self, seen: list[Track], fresh: set[int]) -> None:
+        """Decide for all faces of the frame together; only new evidence confirms a name."""
+        known = [(t, d) for t in seen if (d := self._dossier(t.id)).evidence.template().weight > 0]
+        rows = [d.matches for _, d in known]
+        raw = decide_together(rows, self._threshold, margin=self._rules.margin)
+        for (track, dossier), decision in zip(known, raw, strict=True):
+            if track.id in fresh or decision.person_id != dossier.decision.person_id:
+                dossier.decision = dossier.confirmation.update(decision)
+
+    def _learn(self, seen: list[Track], fresh: set[int], time: float) -> None:
+        """Let the gallery learn from the confirmed tracks that have new evidence."""
+        if self._growth is None:
+            return
+        held = {t.id: self._dossiers[t.id].decision.person_id for t in seen}
+        for track in (t for t in seen if t.id in fresh and t.state is State.CONFIRMED):
+            self._growth.see(
+                track.id,
+                self._dossiers[track.id].evidence.template(),
+                time=time,
+                threshold=self._threshold,
+                present=[p for t, p in held.items() if t != track.id and p is not None],
+            )
+
+    def _dossier(self, track: int) -> _Dossier:
+        if track not in self._dossiers:
+            nothing = float("nan")
+            self._dossiers[track] = _Dossier(
+                Evidence(self._aggregator, self._policy),
+                Confirmation(self._rules),
+                Decision(Status.LOW_QUALITY, None, None, nothing, nothing, self._threshold),
+                [],
+            )
+        return self._dossiers[track]
+
+    def _news(self, track: Track, frame: Frame) -> list[Event]:
+        dossier = self._dossiers[track.id]
+        kinds = [] if dossier.announced else [EventKind.SEEN]
+        name = dossier.decision.name
+        if name != dossier.named:
+            kinds.append(EventKind.IDENTIFIED if dossier.named is None else EventKind.CHANGED)
+        dossier.announced, dossier.named = True, name
+        time, box = frame.time, track.face.box
+        return [Event(k, track.id, time, frame.index, box, dossier.decision) for k in kinds]
+
+    def _farewells(self, gone: list[Track], frame: Frame) -> list[Event]:
+        events = []
+        for t in gone:
+            dossier = self._dossiers.pop(t.id, None)
+            if self._growth is not None:
+                self._growth.end(t.id)
+            if dossier is not None and dossier.announced:
+                decision = dossier.decision
+                events.append(
+                    Event(EventKind.LOST, t.id, t.last_seen, frame.index, t.face.box, decision)
+                )
+        return events
+
+    def _embed(self, image: Image, faces: Sequence[Face]) -> Array:
+        return self._embedder(align(image, faces))
