@@ -158,21 +158,32 @@ def quantize(rows: Rows) -> QuantizedRows:
 
 
 def topk(
-    probes: NDArray[np.float32], rows: Rows | QuantizedRows, k: int, *, threads: int = 2
+    probes: NDArray[np.float32],
+    rows: Rows | QuantizedRows,
+    k: int,
+    *,
+    threads: int = 2,
+    ids: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The `k` rows most similar to each probe, exactly.
 
     `probes` (q, d) are float32, `rows` (n, d) float32 or float16 unit rows, C-contiguous so that
     nothing is copied, or `quantize` of them: faster, the same answer. Returns row indices (q, m)
     int64 and similarities (q, m) float32 in descending order, m = min(k, n); equal similarities
-    come in the order of their rows. Memory beyond the result does not grow with q times n. Raises
-    ValueError for wrong shapes, k < 1, or NaN.
+    come in the order of their rows. With `ids` (n,) int64 the answer names those instead of rows,
+    and equal similarities come in their order. Memory beyond the result does not grow with q times
+    n. Raises ValueError for wrong shapes, k < 1, or NaN.
     """
-    return topk_with_cost(probes, rows, k, threads=threads)[:2]
+    return topk_with_cost(probes, rows, k, threads=threads, ids=ids)[:2]
 
 
 def topk_with_cost(
-    probes: NDArray[np.float32], rows: Rows | QuantizedRows, k: int, *, threads: int = 2
+    probes: NDArray[np.float32],
+    rows: Rows | QuantizedRows,
+    k: int,
+    *,
+    threads: int = 2,
+    ids: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], Cost]:
     """`topk`, and what proving it cost (native kernels only, else zeros)."""
     probes, rows = _probes(probes), _rows(rows)
@@ -180,21 +191,24 @@ def topk_with_cost(
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1")
     k = min(k, len(rows))
+    ids = _checked_ids(ids, len(rows))
     name = kernel()
     cost = Cost(0, 0)
     if not len(probes) or not k:
         return np.empty((len(probes), k), np.int64), np.empty((len(probes), k), np.float32), cost
     if name.startswith("native:"):
-        ids = np.empty((len(probes), k), dtype=np.int64)
+        found = np.empty((len(probes), k), dtype=np.int64)
         similarities = np.empty((len(probes), k), dtype=np.float32)
+        described = _native_rows(rows, ids)
         spent = _native.topk(
-            name[7:], _native_rows(rows), probes, len(probes), k, threads, ids, similarities
+            name[7:], described, probes, len(probes), k, threads, found, similarities
         )
-        if (ids < 0).any():
+        if not np.isfinite(similarities).all():
             raise ValueError("rows hold NaN; check what filled them")
-        return ids, similarities, Cost(*spent)
-    exact = rows.exact if isinstance(rows, QuantizedRows) else rows
-    return *_topk_portable(probes, exact, k, threads if name == "numba" else 0), cost
+        return found, similarities, Cost(*spent)
+    compiled = threads if name == "numba" else 0
+    found, similarities = _topk_portable(probes, _exact(rows), k, compiled, ids)
+    return found if ids is None else ids[found], similarities, cost
 
 
 def mixmaxsim(
@@ -220,10 +234,7 @@ def mixmaxsim(
     _check(probes, centres, threads)
     if len(weights) != len(centres) or not len(weights):
         raise ValueError(f"{len(weights)} weights and {len(centres)} centres must match, not empty")
-    if ids is not None:
-        ids = np.ascontiguousarray(ids, dtype=np.int64)
-        if ids.shape != (len(weights),):
-            raise ValueError(f"ids {ids.shape} must name the {len(weights)} classes")
+    ids = _checked_ids(ids, len(weights))
     if offsets is not None:
         offsets = _checked_offsets(offsets, len(weights), scale)
         weights = weights.exact if isinstance(weights, QuantizedRows) else weights
@@ -260,6 +271,15 @@ def _check(probes: NDArray[np.float32], rows: Rows | QuantizedRows, threads: int
         )
     if threads < 1:
         raise ValueError(f"threads is {threads}, expected at least 1")
+
+
+def _checked_ids(ids: NDArray[np.int64] | None, n: int) -> NDArray[np.int64] | None:
+    if ids is None:
+        return None
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    if ids.shape != (n,):
+        raise ValueError(f"ids {ids.shape} must name the {n} rows")
+    return ids
 
 
 def _checked_offsets(offsets: NDArray[np.int64], n: int, scale: float) -> NDArray[np.int64]:

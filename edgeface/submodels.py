@@ -1,0 +1,395 @@
+"""SubmodelBank: identification over many classes split into submodels, in one mapped file.
+
+A class has a learned unit weight w and a unit centre c, the mean of its embeddings. MixMaxSim
+combines the classifier's vote A = argmax w.x with the nearest centre B = argmax c.x. The rules, for
+a = w_A.x, a' = w_B.x, b = c_B.x, b' = c_A.x:
+
+    maxmax     A. Independent softmax submodels (Wu et al., ACM MM 2016); with cosines the maximum
+               over submodels of the maximum inside each is one global maximum.
+    sim        B, the nearest class mean.
+    mixmaxsim  A if a > gamma, else B if tau b (1 + a') / 2 > a (1 + b') / 2, else A.
+    fold       argmax of lambda w + (1 - lambda) c, folded into one matrix when the bank is packed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface import score
+from edgeface.errors import BankError
+from edgeface.types import Decision, Status, Threshold
+
+Kind = Literal["maxmax", "sim", "mixmaxsim", "fold"]
+KINDS: tuple[Kind, ...] = ("maxmax", "sim", "mixmaxsim", "fold")
+
+_MAGIC = b"EFBANK\r\n"
+_VERSION = 1
+_HEAD = struct.Struct("<8sIII")  # magic, version, header bytes, CRC-32 of all but itself
+_ALIGN = 64
+_LIMIT = 1 << 24  # a header beyond this is damage, not a bank
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How votes become a class. `tau` and `gamma` matter to mixmaxsim only, `fold` (lambda in
+    [0, 1]) to fold only; a similarity below `threshold` is unknown, whose `origin` it carries."""
+
+    kind: Kind
+    tau: float = 1.0
+    gamma: float = 1.0
+    fold: float = 0.5
+    threshold: float = -1.0
+    origin: str = "user"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise BankError(f"rule {self.kind!r} is none of {', '.join(KINDS)}")
+        if not all(np.isfinite([self.tau, self.gamma, self.fold, self.threshold])):
+            raise BankError(f"rule {self} holds a number that is not finite")
+
+
+def choose(votes: score.Votes, rule: Rule) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The class of each probe by the rule, and its similarity, a raw cosine: of w for maxmax and
+    fold, of c for sim, the mean of the chosen class's two cosines for mixmaxsim."""
+    if rule.kind in {"maxmax", "fold"}:
+        return votes.maxmax, votes.a
+    if rule.kind == "sim":
+        return votes.sim, votes.b
+    prefer_sim = rule.tau * votes.b * (1 + votes.a_prime) > votes.a * (1 + votes.b_prime)
+    use_sim = prefer_sim & ~(votes.a > rule.gamma)
+    similarity = np.where(use_sim, votes.b + votes.a_prime, votes.a + votes.b_prime) / 2
+    return np.where(use_sim, votes.sim, votes.maxmax), similarity.astype(np.float32)
+
+
+def tune(votes: score.Votes, truth: NDArray[np.int64]) -> Rule:
+    """MixMaxSim's tau and gamma from validation votes and their true classes.
+
+    gamma is the 99 % quantile of `a` over the wrong MaxMax votes: above it MaxMax is trusted. tau
+    maximises accuracy over 0, 0.05 ... 2; of equally good values the middle one, so that the choice
+    does not sit on an edge. Raises ValueError when there is nothing to tune on.
+    """
+    if not len(truth):
+        raise ValueError("no validation votes to tune tau and gamma on")
+    wrong = votes.a[votes.maxmax != truth]
+    gamma = float(np.quantile(wrong, 0.99)) if len(wrong) else -1.0
+    taus = np.arange(41) / 20
+    rules = [Rule("mixmaxsim", tau=float(t), gamma=gamma) for t in taus]
+    right = np.array([(choose(votes, r)[0] == truth).sum() for r in rules])
+    best = np.flatnonzero(right == right.max())
+    return rules[int(best[len(best) // 2])]
+
+
+def calibrate(similarities: NDArray[np.float32], fpir: float, classes: int) -> Threshold:
+    """The least threshold that lets at most `fpir` of these unknown people's similarities reach it.
+
+    Raises ValueError when the sample is too small to resolve `fpir`.
+    """
+    if not 0 < fpir < 1:
+        raise ValueError(f"fpir is {fpir}, expected between 0 and 1")
+    if len(similarities) * fpir < 1:
+        raise ValueError(
+            f"{len(similarities)} unknown probes cannot resolve FPIR {fpir:g}; "
+            f"give at least {math.ceil(1 / fpir)}"
+        )
+    allowed = int(len(similarities) * fpir)
+    over = np.sort(similarities)[::-1][allowed]
+    value = float(np.nextafter(np.float32(over), np.float32(np.inf)))
+    return Threshold(value, f"calibrated:fpir={fpir:.0e}@N={classes}".replace("e-0", "e-"))
+
+
+def unit(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows (n, d) scaled to length 1, float32. Raises ValueError for zero or non-finite rows."""
+    wide = np.asarray(rows, dtype=np.float64)
+    norm = np.linalg.norm(wide, axis=1, keepdims=True)
+    if not (np.isfinite(norm) & (norm > 0)).all():
+        raise ValueError("rows hold zeros, NaN or infinity and have no direction")
+    scaled: NDArray[np.float32] = (wide / norm).astype(np.float32)
+    return scaled
+
+
+class SubmodelBank:
+    """Classes with their weights and centres, ready to identify; make one with `pack` or `load`."""
+
+    def __init__(
+        self,
+        weights: score.Rows | score.QuantizedRows,
+        centres: score.Rows | score.QuantizedRows | None,
+        *,
+        ids: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        names: Sequence[str],
+        rule: Rule,
+        embedder: str,
+    ) -> None:
+        """`ids` (n,) names each row's class, `offsets` (K + 1,) cuts rows into submodels, `names`
+        are by class; `centres` may be None when the rule does not use them."""
+        self.weights, self.centres = weights, centres
+        self.ids, self.offsets, self.names = ids, offsets, names
+        self.rule, self.embedder = rule, embedder
+        if centres is None and rule.kind not in {"maxmax", "fold"}:
+            raise BankError(f"rule {rule.kind} needs centres and the bank has none")
+
+    @property
+    def submodels(self) -> int:
+        """K."""
+        return len(self.offsets) - 1
+
+    def __len__(self) -> int:
+        """The number of classes."""
+        return len(self.ids)
+
+    @classmethod
+    def pack(
+        cls,
+        weights: NDArray[np.float32],
+        centres: NDArray[np.float32],
+        submodel: NDArray[np.int64],
+        *,
+        names: Sequence[str],
+        rule: Rule,
+        embedder: str,
+    ) -> SubmodelBank:
+        """A bank of classes 0 ... n-1 from rows (n, d) in class order, `submodel` (n,) of each.
+
+        Rows are normalised, stored as float16 with int8 codes beside them, and permuted so that a
+        submodel is contiguous. `embedder` is the digest of the model the embeddings came from.
+        """
+        n = len(weights)
+        if centres.shape != weights.shape or submodel.shape != (n,) or len(names) != n or not n:
+            raise ValueError(
+                f"weights {weights.shape}, centres {centres.shape}, submodel {submodel.shape} and "
+                f"{len(names)} names must describe the same classes"
+            )
+        ids = np.argsort(submodel, kind="stable").astype(np.int64)
+        sizes = np.bincount(submodel)
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        w, c = unit(weights)[ids], unit(centres)[ids]
+        if rule.kind == "fold":
+            w = unit(rule.fold * w + (1 - rule.fold) * c)
+        kept = None if rule.kind == "fold" else score.quantize(c.astype(np.float16))
+        return cls(
+            score.quantize(w.astype(np.float16)), kept, ids=ids, offsets=offsets,
+            names=list(names), rule=rule, embedder=embedder,
+        )  # fmt: skip
+
+    def vote(
+        self, probes: NDArray[np.float32], *, softmax: bool = False, threads: int = 2
+    ) -> score.Votes:
+        """Both winners and their four scores for unit probes (q, d); classes, not rows. With
+        `softmax` also each submodel's maximum, argmax and log-sum-exp at scale 64. Without centres
+        both winners are those of the weights."""
+        centres = self.weights if self.centres is None else self.centres
+        offsets = self.offsets if softmax else None
+        return score.mixmaxsim(
+            probes, self.weights, centres, ids=self.ids, offsets=offsets, threads=threads
+        )
+
+    def classify(
+        self, probes: NDArray[np.float32], *, threads: int = 2
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Class and similarity (q,) of unit probes (q, d) by the bank's rule, closed set."""
+        if self.rule.kind == "mixmaxsim":
+            return choose(self.vote(probes, threads=threads), self.rule)
+        sim = self.rule.kind == "sim" and self.centres is not None
+        rows = self.centres if sim and self.centres is not None else self.weights
+        found, similarities = score.topk(probes, rows, 1, threads=threads, ids=self.ids)
+        return found[:, 0], similarities[:, 0]
+
+    def identify(self, probes: NDArray[np.float32], *, threads: int = 2) -> list[Decision]:
+        """Who each unit probe (q, d) is, unknown below the rule's threshold. A Decision's
+        `person_id` is the class; `margin` is NaN, since a rule has no second place."""
+        classes, similarities = self.classify(probes, threads=threads)
+        threshold = Threshold(self.rule.threshold, self.rule.origin)
+        decisions = []
+        for index, value in zip(classes.tolist(), similarities.tolist(), strict=True):
+            known = value >= threshold.value
+            if not 0 <= index < len(self.names):
+                raise BankError(f"the bank names a class {index} it does not have; it is damaged")
+            decisions.append(
+                Decision(
+                    Status.MATCH if known else Status.UNKNOWN,
+                    self.names[index] if known else None,
+                    index if known else None,
+                    value, float("nan"), threshold,
+                )
+            )  # fmt: skip
+        return decisions
+
+    def save(self, path: str | Path) -> None:
+        """Writes the bank as one file, atomically: a reader sees the old one or the new one."""
+        encoded = [name.encode() for name in self.names]
+        ends = np.concatenate([[0], np.cumsum([len(e) for e in encoded])]).astype(np.int64)
+        arrays: dict[str, NDArray[Any]] = {
+            "ids": self.ids,
+            "offsets": self.offsets,
+            "name_ends": ends,
+            "names": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        }
+        scalars: dict[str, list[float]] = {}
+        for label, rows in (("weights", self.weights), ("centres", self.centres)):
+            if rows is None:
+                continue
+            if not isinstance(rows, score.QuantizedRows):
+                rows = score.quantize(rows)
+            for field in ("codes", "scale", "error", "exact"):
+                arrays[f"{label}.{field}"] = getattr(rows, field)
+            scalars[label] = [rows.norm, rows.error_max]
+        meta = {"rule": asdict(self.rule), "embedder": self.embedder, "scalars": scalars}
+        _write(Path(path), arrays, meta)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        embedder: str | None = None,
+        storage: Literal["int8", "float"] = "int8",
+        verify: bool = False,
+    ) -> SubmodelBank:
+        """Maps a saved bank; nothing but its header is read, whatever its size.
+
+        `embedder` is the digest the bank must have been made with, None takes any. `storage`
+        float scans the float rows, int8 their codes: the same answers, less memory traffic.
+        `verify` reads the whole file against its checksums. Raises BankError for a file that is
+        no bank, is damaged, cut short, of another version, or of another embedder.
+        """
+        arrays, meta = _read(Path(path), verify=verify)
+        try:
+            rule, made_with, scalars = Rule(**meta["rule"]), meta["embedder"], meta["scalars"]
+            rows = {k: _rows(arrays, k, v, storage == "int8") for k, v in scalars.items()}
+            ids, offsets = arrays["ids"], arrays["offsets"]
+            names = _Names(arrays["names"], arrays["name_ends"])
+            weights, centres = rows["weights"], rows.get("centres")
+        except (KeyError, TypeError, ValueError) as error:
+            raise BankError(f"{path}: the bank's header lacks or garbles {error}") from error
+        n, d = arrays["weights.exact"].shape
+        shapes = [arrays[k].shape for k in arrays if k.endswith(".exact")]
+        ascending = bool(offsets[0] == 0 and offsets[-1] == n and (np.diff(offsets) >= 0).all())
+        if len(ids) != n or len(names) != n or shapes.count((n, d)) != len(shapes) or not ascending:
+            raise BankError(f"{path}: the bank's arrays do not belong together; pack it again")
+        if embedder is not None and embedder != made_with:
+            raise BankError(
+                f"{path}: made with embedder {made_with[:12]}, not {embedder[:12]}; their "
+                "embeddings cannot be compared, so use that embedder or pack the bank again"
+            )
+        return cls(
+            weights, centres, ids=ids, offsets=offsets, names=names, rule=rule, embedder=made_with
+        )
+
+
+class _Names(Sequence[str]):
+    """Names read from the mapped file one at a time."""
+
+    def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self._text, self._ends = text, ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        begin, end = int(self._ends[index]), int(self._ends[index + 1])
+        if not 0 <= begin <= end <= len(self._text):
+            raise BankError(f"the bank's name {index} lies outside its text; it is damaged")
+        return self._text[begin:end].tobytes().decode(errors="replace")
+
+
+def _rows(
+    arrays: dict[str, NDArray[Any]], label: str, scalars: list[float], quantized: bool
+) -> score.Rows | score.QuantizedRows:
+    codes, scale, error, exact = (
+        arrays[f"{label}.{f}"] for f in ("codes", "scale", "error", "exact")
+    )
+    n, d = exact.shape
+    if codes.shape != (n, -(-d // 64) * 64) or scale.shape != (n,) or error.shape != (n,) or not n:
+        raise ValueError(f"the shapes of {label}")
+    norm, error_max = (float(v) for v in scalars)
+    if not 0 <= error_max < 2 or not 0 < norm < 2:
+        raise ValueError(f"the norms of {label}")
+    return score.QuantizedRows(codes, scale, error, exact, norm, error_max) if quantized else exact
+
+
+_DTYPES = {"uint8", "int64", "float16", "float32"}
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN
+
+
+def _write(path: Path, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> None:
+    sections: dict[str, list[Any]] = {}
+    at = 0
+    for label, array in arrays.items():
+        array = np.ascontiguousarray(array)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data)
+        sections[label] = [str(array.dtype), list(array.shape), at, crc]
+        at += _padded(array.nbytes)
+    text = json.dumps({**meta, "sections": sections, "size": at}).encode()
+    text = text.ljust(_padded(_HEAD.size + len(text)) - _HEAD.size)
+    crc = zlib.crc32(_HEAD.pack(_MAGIC, _VERSION, len(text), 0) + text)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(_HEAD.pack(_MAGIC, _VERSION, len(text), crc) + text)
+            for array in arrays.values():
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+                file.write(bytes(_padded(array.nbytes) - array.nbytes))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path, *, verify: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            fixed = file.read(_HEAD.size)
+            if len(fixed) < _HEAD.size or not fixed.startswith(_MAGIC):
+                raise BankError(f"{path}: not a submodel bank, or cut short")
+            magic, version, length, crc = _HEAD.unpack(fixed)
+            text = file.read(min(length, _LIMIT))
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise BankError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(text) != length or zlib.crc32(_HEAD.pack(magic, version, length, 0) + text) != crc:
+        raise BankError(f"{path}: the header is damaged or cut short; copy or pack the bank again")
+    if version != _VERSION:
+        raise BankError(f"{path}: bank version {version}, this edgeface reads {_VERSION}")
+    try:
+        meta = json.loads(text)
+        return _map(path, meta, _HEAD.size + length, size, verify=verify), meta
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BankError(f"{path}: the bank's header lacks or garbles {error}") from error
+
+
+def _map(
+    path: Path, meta: dict[str, Any], start: int, size: int, *, verify: bool
+) -> dict[str, NDArray[Any]]:
+    if size != start + meta["size"]:
+        raise BankError(f"{path}: {size} bytes, expected {start + meta['size']}; it was cut short")
+    whole = np.memmap(path, dtype=np.uint8, mode="r")
+    arrays = {}
+    for label, (dtype, shape, at, section_crc) in meta["sections"].items():
+        if dtype not in _DTYPES or any(v < 0 for v in shape):
+            raise BankError(f"{path}: section {label} has type {dtype} and shape {shape}")
+        length = math.prod(shape) * np.dtype(dtype).itemsize
+        if at < 0 or at % _ALIGN or at + length > meta["size"]:
+            raise BankError(f"{path}: section {label} lies outside the file")
+        raw = np.asarray(whole[start + at : start + at + length])
+        if verify and zlib.crc32(raw.data) != section_crc:
+            raise BankError(f"{path}: section {label} fails its checksum; copy the bank again")
+        arrays[label] = raw.view(dtype).reshape(shape)
+    return arrays
