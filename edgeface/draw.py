@@ -84,6 +84,7 @@ class OverlayWriter:
         self._path = Path(path)
         self._part = self._path.with_name(f".{self._path.stem}.part{self._path.suffix or '.mp4'}")
         self._fps = fps
+        self._written = 0
         self._writer: cv2.VideoWriter | None = None
         if not self._path.parent.is_dir():
             raise SourceError(f"{self._path.parent} is no folder; make it first")
@@ -91,8 +92,11 @@ class OverlayWriter:
     def __enter__(self) -> Self:
         return self
 
-    def write(self, image: Image) -> None:
-        """Append one frame; all frames must have the size of the first.
+    def write(self, image: Image, time: float) -> None:
+        """Show one frame from `time` (s) on; all frames must have the size of the first.
+
+        Frames are repeated or left out so that the file keeps the source's clock, whatever its
+        rate.
 
         Raises:
             SourceError: this OpenCV build cannot write the file.
@@ -103,7 +107,9 @@ class OverlayWriter:
             self._writer = cv2.VideoWriter(str(self._part), fourcc, self._fps, size)
             if not self._writer.isOpened():
                 raise SourceError(f"{self._path} cannot be written as MP4 by this OpenCV build")
-        self._writer.write(image)
+        while self._written <= round(time * self._fps):
+            self._writer.write(image)
+            self._written += 1
 
     def __exit__(
         self,

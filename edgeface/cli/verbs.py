@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeface.identify import Identifier
     from edgeface.types import Event, Frame, Sighting
 
+LIVE_FPS = 10.0  # of the overlay file of a source that has no rate of its own
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 GalleryFile = Annotated[Path, typer.Argument(help="Gallery file, made when missing.")]
@@ -187,23 +188,25 @@ def _watch(
     from edgeface import draw, video
 
     lines = as_lines(as_json)
-    fps = 1.0 if video.is_live(source) else video.rate(source)
-    total = video.length(source) // every
+    live = video.is_live(source)
+    fps = LIVE_FPS if live else video.rate(source)
     with ExitStack() as stack:
-        writer = stack.enter_context(draw.OverlayWriter(out, fps / every)) if out else None
-        bar = stack.enter_context(_bar(total))
+        writer = stack.enter_context(draw.OverlayWriter(out, fps)) if out else None
+        bar = stack.enter_context(_bar(video.length(source) // every))
+        if live:  # a camera has no end of its own: Ctrl-C is how a watch is finished
+            stack.enter_context(suppress(KeyboardInterrupt))
 
         def on_frame(frame: Frame, sightings: list[Sighting]) -> None:
             if writer is not None or display:
                 picture = draw.overlay(frame.image, sightings)
                 if writer is not None:
-                    writer.write(picture)
+                    writer.write(picture, frame.time)
                 if display:
                     draw.show(picture)
             bar.update(1)
 
-        live = video.LiveOptions(retries=retries)
-        for event in identifier.watch(source, every=every, live=live, on_frame=on_frame):
+        options = video.LiveOptions(retries=retries)
+        for event in identifier.watch(source, every=every, live=options, on_frame=on_frame):
             print(event.to_json() if lines else _sentence(event), flush=True)
 
 
@@ -219,10 +222,9 @@ def _sentence(event: Event) -> str:
 
 
 def _bar(total: int) -> Any:
-    """A progress bar on stderr; silent when stderr is no terminal."""
-    return typer.progressbar(
-        length=total or None, label="frames", file=sys.stderr, hidden=not sys.stderr.isatty()
-    )
+    """A progress bar on stderr; silent without a terminal or a known end."""
+    hidden = total <= 0 or not sys.stderr.isatty()
+    return typer.progressbar(length=max(total, 1), label="frames", file=sys.stderr, hidden=hidden)
 
 
 def _progress(items: Sequence[Any], label: str) -> Iterator[Any]:
