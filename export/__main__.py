@@ -7,10 +7,12 @@ import sys
 
 VERBS = {
     "pack": ("export.data", "decode aligned crops into one memory-mapped array"),
+    "overlap": ("export.overlap", "leave out training identities that look like test identities"),
     "distil": ("export.distil", "train an embedder from teachers' embeddings, no labels needed"),
     "detector": ("export.detector", "train the five-landmark face detector"),
     "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),
     "onnx": ("export.to_onnx", "checkpoint to ONNX, float32 and float16 weights, with its card"),
+    "card": ("export.card", "measure a shipped embedder and write its card"),
     "similarity": ("export.similarity", "learn the edge similarity used by clustering"),
 }
 
