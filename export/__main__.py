@@ -7,11 +7,13 @@ import sys
 
 VERBS = {
     "pack": ("export.data", "decode aligned crops into one memory-mapped array"),
+    "overlap": ("export.overlap", "leave out training identities that look like test identities"),
     "distil": ("export.distil", "train an embedder from teachers' embeddings, no labels needed"),
     "detector": ("export.detector", "train the five-landmark face detector"),
     "detector-onnx": ("export.detector_onnx", "detector checkpoint to ONNX, with its card"),
     "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),
     "onnx": ("export.to_onnx", "checkpoint to ONNX, float32 and float16 weights, with its card"),
+    "card": ("export.card", "measure a shipped embedder and write its card"),
     "similarity": ("export.similarity", "learn the edge similarity used by clustering"),
 }
 

@@ -32,6 +32,7 @@ class Strength:
 MODERATE = Strength()
 NONE = Strength(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 STRONG = Strength(2.0, 0.05, 5.0, 0.6, 0.2, 0.3, 0.2, 0.2, 0.2, 0.1)
+STRENGTHS = {"none": NONE, "moderate": MODERATE, "strong": STRONG}
 
 
 def jitter(image: Image, rng: np.random.Generator, strength: Strength) -> Image:

@@ -135,23 +135,6 @@ def filter_overlap(
     return [name for name, gone in zip(data.names, drop, strict=True) if gone]
 
 
-def overlap_main(argv: list[str]) -> int:
-    """`python -m export overlap`: leave out training identities that look like test identities."""
-    from export.teachers import open_teacher, run_teacher
-
-    parser = argparse.ArgumentParser(prog="python -m export overlap", description=overlap_main.__doc__)
-    parser.add_argument("pack", type=Path, help="training pack")
-    parser.add_argument("tests", nargs="+", type=Path, help="packs of the test identities")
-    parser.add_argument("--teacher", type=Path, required=True, help="embedder ONNX that compares")
-    parser.add_argument("--limit", type=float, default=0.6, help="cosine of two identities' means")
-    args = parser.parse_args(argv)
-    teacher = open_teacher(args.teacher, 32)
-    gone = filter_overlap(lambda x: run_teacher(teacher, x), args.pack, args.tests, args.limit)
-    print(f"overlap: {len(gone)} identities left out of {args.pack}", file=sys.stderr)
-    print("\n".join(gone))
-    return 0
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export pack", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of aligned 112×112 crops")

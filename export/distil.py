@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.augment import MODERATE, Strength, augment
+from export.augment import MODERATE, STRENGTHS, Strength, augment
 from export.data import Pack, open_pack
 from export.networks.mobilefacenet import MobileFaceNet, build
 from export.teachers import BOUNDARIES, open_teacher, run_teacher, to_input
 
 # Pictures per step at each resolution: a 56×56 map holds 64 times the samples of a 7×7 map, so a
 # block sees about as many samples everywhere and the step costs a quarter of a full one.
-SHARE = {"stem": 1 / 12, "1": 1 / 8, "2": 1 / 3, "3": 1.0, "head": 1.0}
+SHARE = {"stem": 1 / 8, "1": 1 / 8, "2": 1 / 4, "3": 1.0, "head": 1.0}
 
 
 def hold_out(data: Pack, fraction: float = 0.04) -> NDArray[np.bool_]:
@@ -49,7 +49,13 @@ class Batches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
     uninterrupted one would."""
 
     def __init__(
-        self, pack: Path, rows: NDArray[np.int64], batch: int, seed: int, start: int, stop: int,
+        self,
+        pack: Path,
+        rows: NDArray[np.int64],
+        batch: int,
+        seed: int,
+        start: int,
+        stop: int,
         strength: Strength,
     ) -> None:
         super().__init__()
@@ -159,8 +165,13 @@ def optimiser(modules: nn.Module, decay: float) -> torch.optim.AdamW:
     wide = [p for p in modules.parameters() if p.requires_grad and p.ndim > 1]
     thin = [p for p in modules.parameters() if p.requires_grad and p.ndim <= 1]
     return torch.optim.AdamW(
-        [{"params": wide, "weight_decay": decay, "times": 1.0},
-         {"params": thin, "weight_decay": 0.0, "times": 3.0}], lr=1e-3, betas=(0.9, 0.98),
+        [
+            {"params": wide, "weight_decay": decay, "times": 1.0},
+            {"params": thin, "weight_decay": 0.0, "times": 3.0},
+        ],
+        lr=1e-3,
+        betas=(0.9, 0.98),
+        fused=True,
     )
 
 
@@ -247,12 +258,11 @@ def train_blocks(args: argparse.Namespace) -> int:
         probe = Batches(args.pack, rows, args.batch, args.seed + 1, 0, 4, MODERATE)
         weights = branch_weights(student, [feed(b) for b in probe])
     errors = BlockErrors(student).train()
-    step_errors = torch.compile(errors, dynamic=False) if args.compile else errors
     log = (args.out / "blocks.jsonl").open("a")
     smooth, began, last_save = None, time.time(), time.time()
     for step, (inputs, targets) in enumerate(maps, start=start):
         set_rate(optimizer, cosine_rate(step, args.steps, args.rate))
-        each = step_errors(inputs, targets, weights)
+        each = errors(inputs, targets, weights)
         optimizer.zero_grad(set_to_none=True)
         each.sum().backward()
         optimizer.step()
@@ -267,8 +277,191 @@ def train_blocks(args: argparse.Namespace) -> int:
             print(json.dumps(line), file=log, flush=True)
             print(json.dumps(line), file=sys.stderr, flush=True)
         if time.time() - last_save > args.save_every or done == args.steps:
-            save(checkpoint, network=args.network, phase="blocks", step=done, weights=weights,
-                 student=student.state_dict(), optimizer=optimizer.state_dict())
+            save(
+                checkpoint,
+                network=args.network,
+                phase="blocks",
+                step=done,
+                weights=weights,
+                student=student.state_dict(),
+                optimizer=optimizer.state_dict(),
+            )
+            last_save = time.time()
+    return 0
+
+
+def relational(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of the two batches' cosine matrices, off the diagonal (relational
+    knowledge distillation, Park et al. 2019, with cosines for distances)."""
+    n = len(a)
+    difference = (a @ a.T - b @ b.T).square()
+    return difference.sum() / (n * (n - 1))
+
+
+class EndFeed:
+    """Augmented pictures, the teachers' unit embeddings and the first teacher's stage-end maps."""
+
+    def __init__(self, args: argparse.Namespace, guides: tuple[str, ...]) -> None:
+        blocks = (*guides, "head") if guides else ()
+        self.first = open_teacher(
+            args.teacher, args.batch, blocks=blocks, threads=args.teacher_threads
+        )
+        self.more = [
+            open_teacher(path, args.batch, threads=args.teacher_threads) for path in args.also
+        ]
+
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        x = to_input(images)
+        maps = {name: as_tensor(v) for name, v in self.first(x).items()}
+        embedding = maps.pop("head") if "head" in maps else maps.pop("embedding")
+        others = [torch.from_numpy(t(x)["embedding"]) for t in self.more]
+        return as_tensor(x), maps, [embedding, *(F.normalize(o, dim=1) for o in others)]
+
+
+class Student(nn.Module):
+    """The network and a linear projection to every further teacher's space."""
+
+    def __init__(self, network: MobileFaceNet, widths: list[int], frozen: int) -> None:
+        super().__init__()
+        self.network = network
+        self.frozen = frozen
+        self.projections = nn.ModuleList(
+            nn.Linear(network.spec.embedding, width, bias=False) for width in widths
+        )
+        for block in list(network.blocks.values())[:frozen]:
+            block.requires_grad_(False)
+
+    def forward(self, image: Tensor, guides: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        x, maps = (image - 127.5) / 127.5, {}
+        for i, (name, block) in enumerate(self.network.blocks.items()):
+            if i < self.frozen:
+                with torch.no_grad():
+                    x = block(x)
+            else:
+                x = block(x)
+            if name in guides and i >= self.frozen:
+                maps[name] = x
+        return x, maps
+
+    def train(self, mode: bool = True) -> Student:
+        """Training mode but for the head's per-picture statistics: one sample a picture is too few
+        for batch statistics, so the running ones stay as the block phase left them."""
+        super().train(mode)
+        head = self.network.blocks["head"]
+        head.norm.eval()
+        head.pool.eval()
+        return self
+
+
+def end_loss(
+    student: Student,
+    out: Tensor,
+    maps: dict[str, Tensor],
+    targets: dict[str, Tensor],
+    embeddings: list[Tensor],
+    guide_weight: float,
+) -> dict[str, Tensor]:
+    """Parts of the loss: cosine and structure per teacher, relative error per guided map, and the
+    length of the embedding against the first teacher's."""
+    own = F.normalize(out, dim=1)
+    first = F.normalize(embeddings[0], dim=1)
+    parts = {
+        "cosine": 2 * (1 - (own * first).sum(1)).mean(),
+        "structure": 4 * relational(own, first),
+        "length": 0.05 * (out.norm(dim=1) / embeddings[0].norm(dim=1) - 1).square().mean(),
+    }
+    for i, (projection, target) in enumerate(
+        zip(student.projections, embeddings[1:], strict=True), start=1
+    ):
+        projected = F.normalize(projection(own), dim=1)
+        parts[f"cosine{i}"] = (1 - (projected * target).sum(1)).mean()
+        parts[f"structure{i}"] = 2 * relational(own, target)
+    for name, map_ in maps.items():
+        target = targets[name]
+        error = (map_ - target).square().mean((0, 2, 3))
+        parts[name] = guide_weight * (error / target.var((0, 2, 3)).clamp(min=1e-3)).mean()
+    return parts
+
+
+def train_end(args: argparse.Namespace) -> int:
+    torch.manual_seed(args.seed)
+    data = open_pack(args.pack)
+    held = hold_out(data)
+    rows = np.flatnonzero(~held & data.keep)
+    network = build(args.network).to(memory_format=torch.channels_last)
+    known = BOUNDARIES.get(args.teacher.stem, {})
+    guides = tuple(g for g in args.guides.split(",") if g)
+    if missing := [g for g in guides if g not in known or g not in network.blocks]:
+        print(f"distil: no maps to guide {', '.join(missing)} by", file=sys.stderr)
+        return 2
+    widths = [open_teacher(p, 1).compiled.output(0).shape[1] for p in args.also]
+    student = Student(network, widths, args.freeze)
+    average = torch.optim.swa_utils.AveragedModel(
+        network,
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(args.average),
+        use_buffers=True,
+    )
+    optimizer = optimiser(student, args.decay)
+    args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint, start = args.out / "end.pt", 0
+    if args.resume and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        student.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    elif args.init:
+        network.load_state_dict(torch.load(args.init, weights_only=True)["student"])
+        average.module.load_state_dict(network.state_dict())
+    batches = Batches(
+        args.pack, rows, args.batch, args.seed + 7, start, args.steps, STRENGTHS[args.strength]
+    )
+    loader = iter(
+        torch.utils.data.DataLoader(
+            batches, batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=lambda x: x
+        )
+    )
+    watch = np.flatnonzero(held & data.keep)
+    watch = watch[:: max(1, len(watch) // 500)][:500]
+    images = np.asarray(data.images[watch])
+    target = run_teacher(open_teacher(args.teacher, 20, threads=args.threads), images)
+    torch.set_num_threads(args.threads)
+    feed = EndFeed(args, guides)
+    items = prefetch(feed(b) for b in loader)
+    student.train()
+    log = (args.out / "end.jsonl").open("a")
+    smooth: dict[str, float] = {}
+    began, last_save = time.time(), time.time()
+    for step, (x, maps, embeddings) in enumerate(items, start=start):
+        set_rate(optimizer, cosine_rate(step, args.steps, args.rate, warm=args.warm))
+        out, own = student(x, guides)
+        parts = end_loss(student, out, own, maps, embeddings, args.guide_weight)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(parts.values())).sum().backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 5.0)
+        optimizer.step()
+        average.update_parameters(network)
+        for name, value in parts.items():
+            smooth[name] = smooth.get(name, float(value)) * 0.97 + 0.03 * float(value)
+        done = step + 1
+        if done % args.report == 0 or done == args.steps:
+            line: dict[str, float] = {"step": done, "s": round(time.time() - began, 1)}
+            line |= {n: round(v, 5) for n, v in smooth.items()}
+            if done % (args.report * 10) == 0 or done == args.steps:
+                line["held"], line["held_p5"] = held_out_cosine(average.module, images, target)
+            print(json.dumps(line), file=log, flush=True)
+            print(json.dumps(line), file=sys.stderr, flush=True)
+        if time.time() - last_save > args.save_every or done == args.steps:
+            save(
+                checkpoint,
+                network=args.network,
+                phase="end",
+                step=done,
+                student=average.module.state_dict(),
+                model=student.state_dict(),
+                average=average.state_dict(),
+                optimizer=optimizer.state_dict(),
+            )
             last_save = time.time()
     return 0
 
@@ -281,7 +474,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--network", default="mobilefacenet")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log")
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--decay", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=1)
@@ -290,13 +483,21 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--report", type=int, default=50, help="steps between log lines")
     parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the training step")
+    end = parser.add_argument_group("end phase")
+    end.add_argument("--init", type=Path, help="checkpoint to start from")
+    end.add_argument("--also", type=Path, nargs="*", default=[], help="further teachers")
+    end.add_argument("--guides", default="res1_3,res2_5,res3_1", help="blocks to hold to the maps")
+    end.add_argument("--guide-weight", type=float, default=0.5)
+    end.add_argument("--freeze", type=int, default=0, help="leave the first blocks as they are")
+    end.add_argument("--average", type=float, default=0.995, help="decay of the weight average")
+    end.add_argument("--warm", type=int, default=50)
+    end.add_argument("--strength", choices=list(STRENGTHS), default="moderate")
     return parser
 
 
 def main(argv: list[str]) -> int:
     args = arguments().parse_args(argv)
-    return train_blocks(args)
+    return train_blocks(args) if args.phase == "blocks" else train_end(args)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from export.fused import norm_act
+from export.fused import norm_act, pointwise
 
 
 class ConvBN(nn.Sequential):
@@ -43,11 +42,14 @@ class ConvBN(nn.Sequential):
         elif activation != "none":
             raise ValueError(f"activation {activation!r}: expected prelu, relu or none")
         super().__init__(*layers)
+        self.plain = kernel == 1 and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = self[1]
+        convolution, norm = self[0], self[1]
+        assert isinstance(convolution, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
-        return norm_act(self[0](x), norm, self[2] if len(self) > 2 else None)
+        y = pointwise(convolution, x) if self.plain else convolution(x)
+        return norm_act(y, norm, self[2] if len(self) > 2 else None)
 
 
 class Bottleneck(nn.Module):

@@ -1,4 +1,9 @@
-"""Measures of quality, each with its source."""
+"""Open-set identification, after ISO/IEC 19795-1:2021 and Grother, Ngan and Hanaoka, NISTIR 8271
+(FRVT part 2).
+
+A mated search has its person in the gallery, a non-mated search has not. A search answers with its
+most similar person when that similarity reaches the threshold.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-# Identification
-#
-# Open set, after ISO/IEC 19795-1:2021 and Grother, Ngan and Hanaoka, NISTIR 8271 (FRVT part 2).
-# A mated search has its person in the gallery, a non-mated search has not. A search answers with
-# its most similar person when that similarity reaches the threshold.
 
 
 @dataclass(frozen=True, slots=True)

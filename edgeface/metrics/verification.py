@@ -1,0 +1,109 @@
+"""Verification of pairs, and what a threshold costs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Bools = NDArray[np.bool_]
+
+
+def _checked(similarity: Floats, same: Bools) -> tuple[NDArray[np.float64], Bools]:
+    s, truth = np.asarray(similarity, np.float64), np.asarray(same, bool)
+    if s.ndim != 1 or s.shape != truth.shape:
+        raise ValueError(f"expected two equally long vectors, got {s.shape} and {truth.shape}")
+    if not np.isfinite(s).all():
+        raise ValueError("similarity has NaN or infinite values")
+    return s, truth
+
+
+def best_threshold(similarity: Floats, same: Bools) -> float:
+    """The threshold t with most pairs right under "same iff similarity >= t"; of equals the lowest.
+
+    Midpoint between the neighbouring similarities; -inf or inf where accepting or rejecting all is
+    best. O(n log n).
+    """
+    s, truth = _checked(similarity, same)
+    order = np.argsort(s)
+    s, truth = s[order], truth[order]
+    # right[i] = pairs right when the i lowest are rejected; a cut is possible only between values.
+    right = np.concatenate([[0], np.cumsum(~truth)]) + np.concatenate(
+        [np.cumsum(truth[::-1])[::-1], [0]]
+    )
+    cut = np.concatenate([[True], s[1:] > s[:-1], [True]])
+    i = int(np.argmax(np.where(cut, right, -1)))
+    if i == 0:
+        return float("-inf")
+    if i == len(s):
+        return float("inf")
+    return float((s[i - 1] + s[i]) / 2)
+
+
+def verification_accuracy(
+    similarity: Floats, same: Bools, fold: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Accuracy per fold, the threshold of each chosen on all the other folds.
+
+    LFW View 2 (Huang et al. 2007): 10 folds of 600 pairs; report mean and standard deviation.
+    `fold` (n,) numbers each pair's fold. Raises ValueError with fewer than two folds.
+    """
+    s, truth = _checked(similarity, same)
+    folds = np.unique(fold)
+    if len(folds) < 2:
+        raise ValueError(f"expected at least two folds, got {len(folds)}")
+    accuracies = []
+    for f in folds:
+        test = fold == f
+        threshold = best_threshold(s[~test], truth[~test])
+        accuracies.append(np.mean((s[test] >= threshold) == truth[test]))
+    return np.array(accuracies)
+
+
+def threshold_at_far(impostor: Floats, far: float) -> float:
+    """The lowest threshold at which at most `far` of the impostor similarities are accepted
+    (similarity >= threshold). ValueError if `far` is not in [0, 1] or there is no impostor."""
+    s = np.sort(np.asarray(impostor, np.float64))[::-1]
+    if not 0.0 <= far <= 1.0:
+        raise ValueError(f"far must be in [0, 1], got {far}")
+    if not len(s):
+        raise ValueError("no impostor similarity given")
+    allowed = int(np.floor(far * len(s) + 1e-9))
+    if allowed >= len(s):
+        return float("-inf")
+    return float(np.nextafter(s[allowed], np.inf))
+
+
+def tar_at_far(similarity: Floats, same: Bools, far: float) -> float:
+    """True accept rate at the lowest threshold with a false accept rate of at most `far`."""
+    s, truth = _checked(similarity, same)
+    return float(np.mean(s[truth] >= threshold_at_far(s[~truth], far)))
+
+
+def roc(similarity: Floats, same: Bools) -> tuple[Floats, Floats, Floats]:
+    """(false accept rate, true accept rate, threshold), one entry per distinct similarity, falling
+    threshold; starts at (0, 0, inf)."""
+    s, truth = _checked(similarity, same)
+    order = np.argsort(-s, kind="stable")
+    s, truth = s[order], truth[order]
+    last = np.concatenate([s[1:] < s[:-1], [True]])
+    accepted = np.cumsum(truth)[last] / max(1, int(truth.sum()))
+    false = np.cumsum(~truth)[last] / max(1, int((~truth).sum()))
+    zero = np.zeros(1)
+    return (
+        np.concatenate([zero, false]),
+        np.concatenate([zero, accepted]),
+        np.concatenate([[np.inf], s[last]]),
+    )
+
+
+def equal_error_rate(similarity: Floats, same: Bools) -> float:
+    """The rate at which false accepts equal false rejects, linear between the points of the ROC."""
+    false, true, _ = roc(similarity, same)
+    reject = 1.0 - true
+    i = int(np.argmax(false >= reject))
+    if i == 0:
+        return float(false[0])
+    gap0, gap1 = reject[i - 1] - false[i - 1], reject[i] - false[i]
+    t = gap0 / (gap0 - gap1)
+    return float(false[i - 1] + t * (false[i] - false[i - 1]))

@@ -1,0 +1,129 @@
+"""`python -m export card`: measure a shipped embedder and write its card beside it.
+
+The default threshold comes from training identities that were held out (never from a test set):
+the lowest cosine at which one impostor pair in 10,000 is accepted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.accuracy import open_embedder, read_lfw, verify
+from edgeface.metrics import tar_at_far, threshold_at_far
+from export.data import Pack, open_pack
+from export.distil import hold_out
+
+DATA = {
+    "CelebA": "non-commercial research; faces detected and aligned to 112×112",
+    "105-classes-pins (training part)": "no terms stated; names occurring in LFW left out",
+    "UTKFace": "non-commercial research",
+    "face-mask sets (karim, chandrikadeb7, prajnasb, scenes_853, techyhoney, rmfd)": (
+        "research; several state no terms"
+    ),
+    "humans72k, real_zoya2244, mps, caltech_faces, team_18f, issap_nasa, rladies": (
+        "public photographs; terms vary or are not stated"
+    ),
+}
+TEACHERS = {
+    "mobilefacenet_y1": "insightface model zoo, non-commercial research",
+    "edgeface_xs": "code BSD-3, weights published as non-commercial",
+    "mobileface_v2": "MIT repository",
+}
+
+
+def held_out_pairs(
+    data: Pack, embeddings: NDArray[np.float32], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Cosine and truth of every pair among `rows`, whose embeddings are given in that order."""
+    similarity = embeddings @ embeddings.T
+    upper = np.triu_indices(len(rows), 1)
+    person = data.identity[rows]
+    return similarity[upper], person[upper[0]] == person[upper[1]]
+
+
+def commit() -> str:
+    answer = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    return answer.stdout.strip() or "unknown"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m export card", description=__doc__)
+    parser.add_argument("model", type=Path, help="ONNX file in edgeface/weights")
+    parser.add_argument("--pack", type=Path, required=True, help="the training pack")
+    parser.add_argument("--lfw", type=Path, required=True, help="folder with pairs.txt, aligned112")
+    parser.add_argument("--backbone", default="MobileFaceNet")
+    parser.add_argument("--precision", default="fp32 arithmetic, fp16 weights")
+    parser.add_argument("--teacher", action="append", default=[], help="teacher file stems")
+    parser.add_argument("--phases", default="", help="how it was trained, in words")
+    args = parser.parse_args(argv)
+    data = open_pack(args.pack)
+    embed = open_embedder(args.model)
+    rows = np.flatnonzero(hold_out(data) & data.keep & (data.identity >= 0))
+    similarity, same = held_out_pairs(data, embed(np.asarray(data.images[rows])), rows)
+    threshold = threshold_at_far(similarity[~same], 1e-4)
+    people = len(np.unique(data.identity[rows]))
+    measured = verify(embed((lfw := read_lfw(args.lfw))[0]), *lfw[1:])
+    blob = args.model.read_bytes()
+    card = {
+        "name": args.model.stem,
+        "task": "embedding",
+        "file": args.model.name,
+        "sha256": hashlib.sha256(blob).hexdigest(),
+        "bytes": len(blob),
+        "input": {
+            "name": "image",
+            "layout": "NCHW",
+            "color": "RGB",
+            "range": [0, 255],
+            "size": [112, 112],
+        },
+        "outputs": ["embedding", "norm"],
+        "embedding_size": 128,
+        "alignment": "arcface-112",
+        "precision": args.precision,
+        "backbone": args.backbone,
+        "training": {
+            "data": DATA,
+            "pictures": int((~hold_out(data) & data.keep).sum()),
+            "teachers": {t: TEACHERS.get(t, "unknown terms") for t in args.teacher},
+            "phases": args.phases,
+            "excluded": "identities named in or resembling (cosine > 0.6 of means) LFW or the "
+            "105-identity test",
+            "commit": commit(),
+        },
+        "license": "research only: research-only pictures and non-commercial teachers",
+        "metrics": {
+            "lfw_accuracy": round(measured["lfw"] / 100, 5),
+            "lfw_std": round(measured["lfw_std"] / 100, 5),
+            "tar_at_far_1e-3": round(measured["tar_at_far1e-3"] / 100, 5),
+            "held_out_tar_at_far_1e-4": round(tar_at_far(similarity, same, 1e-4), 5),
+        },
+        "threshold": {
+            "value": round(float(threshold), 4),
+            "origin": f"cosine at FAR 1e-4 over {int((~same).sum()):,} impostor pairs of {people} "
+            "held-out training identities",
+        },
+    }
+    args.model.with_suffix(".json").write_text(
+        json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    )
+    print(json.dumps(card["metrics"] | {"threshold": card["threshold"]["value"]}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
