@@ -39,13 +39,17 @@ def test_the_still_of_a_video(tmp_path: Path, sample: Path) -> None:
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = "\n".join(
+    p.read_text(encoding="utf-8")
+    for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+)
 
 
 @pytest.mark.parametrize(
-    "line", sorted(set(re.findall(r"^edgeface .*?(?=\s+#|$)", README, re.MULTILINE)))
+    "line", sorted(set(re.findall(r"^edgeface .*?(?=\s+#|$)", DOCUMENTS, re.MULTILINE)))
 )
-def test_every_command_of_the_readme_is_understood(line: str) -> None:
-    verb = [w for w in line.split()[1:3] if re.fullmatch(r"[a-z]+", w)]
+def test_every_command_of_the_documents_is_understood(line: str) -> None:
+    verb = [w for w in line.split()[1:3] if re.fullmatch(r"[a-z-]+", w)]
     verbs = verb if verb[0] in {"gallery", "models"} else verb[:1]
     command = [sys.executable, "-m", "edgeface.cli", *verbs, "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
