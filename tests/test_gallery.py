@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gallery_faces import MEMORY, MODEL, SIZE, faces, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,28 +19,7 @@ from edgeface.gallery.database import MIGRATIONS
 from edgeface.gallery.records import check_name
 from edgeface.types import Threshold
 
-SIZE = 32
-MODEL = "sha256:" + "a" * 8
-
-
-def faces(seed: int, n: int = 1, size: int = SIZE) -> np.ndarray:
-    rows = np.random.default_rng(seed).standard_normal((n, size)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "office.gallery"
-
-
-@pytest.fixture
-def gallery(path: Path):
-    with Gallery.open(path, model=MODEL, size=SIZE) as opened:
-        yield opened
-
-
-def names(gallery: Gallery) -> list[str]:
-    return [p.name for p in gallery.people()]
+pytest_plugins = ("gallery_places",)
 
 
 def test_enrolled_people_are_found_again_after_reopening(path: Path) -> None:
@@ -59,10 +40,10 @@ def test_enrolled_people_are_found_again_after_reopening(path: Path) -> None:
         assert {s.provenance for s in kept} == {Provenance.USER}
 
 
-def test_the_file_stands_alone_while_open(path: Path, gallery: Gallery, tmp_path: Path) -> None:
-    gallery.enroll("Alice", faces(1))
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    copy = tmp_path / "copy.gallery"
+def test_the_file_stands_alone_while_open(path: Path, local: Gallery, folder: Path) -> None:
+    local.enroll("Alice", faces(1))
+    assert [p.name for p in folder.iterdir()] == [path.name]
+    copy = folder / "copy.gallery"
     copy.write_bytes(path.read_bytes())
     with Gallery.open(copy) as other:
         assert names(other) == ["Alice"]
@@ -138,26 +119,26 @@ def test_undo_with_no_history(gallery: Gallery) -> None:
         gallery.undo()
 
 
-def test_forget_leaves_no_trace_on_the_disk(path: Path, gallery: Gallery) -> None:
+def test_forget_leaves_no_trace_on_the_disk(path: Path, local: Gallery) -> None:
     secret = faces(7, 3)
-    gallery.enroll("Alice", faces(1, 40))
-    gallery.enroll(
+    local.enroll("Alice", faces(1, 40))
+    local.enroll(
         "Mallory", secret, sources=["mallory-passport.jpg"] * 3, crops=[b"CROP-OF-MALLORY" * 99] * 3
     )
-    gallery.rename("Mallory", "Malory")
-    gallery.enroll("Mel", faces(8))
-    gallery.merge("Malory", "Mel")
+    local.rename("Mallory", "Malory")
+    local.enroll("Mel", faces(8))
+    local.merge("Malory", "Mel")
     marks = [b"Mallory", b"Malory", b"Mel", b"mallory-passport", b"CROP-OF-MALLORY"]
     marks += [row.tobytes() for row in secret] + [row.tobytes()[40:80] for row in secret]
     before = path.read_bytes()
     assert all(mark in before for mark in marks)
-    gallery.forget("Malory")
+    local.forget("Malory")
     files = b"".join(p.read_bytes() for p in path.parent.iterdir())
     assert not [mark for mark in marks if mark in files]
     assert b"Alice" in files
-    assert names(gallery) == ["Alice"]
-    assert {m.name for m in gallery.search(secret[0])} == {"Alice"}
-    assert [e.action for e in gallery.history()] == ["enroll"]
+    assert names(local) == ["Alice"]
+    assert {m.name for m in local.search(secret[0])} == {"Alice"}
+    assert [e.action for e in local.history()] == ["enroll"]
 
 
 def test_a_forget_cut_short_is_finished_at_the_next_opening(path: Path, monkeypatch) -> None:
@@ -256,28 +237,28 @@ def test_nothing_is_half_written(gallery: Gallery) -> None:
     assert gallery.history() == []
 
 
-def test_another_model_is_refused(path: Path, gallery: Gallery) -> None:
+def test_another_model_is_refused(path: Path, local: Gallery) -> None:
     with pytest.raises(GalleryError, match=f"{MODEL}.*other.*enrol everybody again"):
         Gallery.open(path, model="other", size=SIZE)
     with pytest.raises(GalleryError, match=f"size {SIZE}.*gives 7"):
         Gallery.open(path, model=MODEL, size=7)
 
 
-def test_paths_that_are_no_gallery(tmp_path: Path) -> None:
-    text = tmp_path / "notes.txt"
+def test_paths_that_are_no_gallery(folder: Path) -> None:
+    text = folder / "notes.txt"
     text.write_text("these are not the rows you are looking for" * 100)
-    short = tmp_path / "short"
+    short = folder / "short"
     short.write_bytes(b"SQLite format 3\0")
-    foreign = tmp_path / "foreign.db"
+    foreign = folder / "foreign.db"
     with sqlite3.connect(foreign) as database:
         database.execute("CREATE TABLE t (a)")
     database.close()
     for bad, message in [
-        (tmp_path, "is a directory"),
+        (folder, "is a directory"),
         (text, "not a gallery"),
         (short, "not a gallery|damaged"),
         (foreign, "another program"),
-        (tmp_path / "no" / "folder.gallery", "make it first"),
+        (folder / "no" / "folder.gallery", "make it first"),
     ]:
         content = bad.read_bytes() if bad.is_file() else None
         with pytest.raises(GalleryError, match=message) as caught:
@@ -285,10 +266,10 @@ def test_paths_that_are_no_gallery(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
         assert content is None or bad.read_bytes() == content
     with pytest.raises(GalleryError, match="does not exist"):
-        Gallery.open(tmp_path / "absent", model=MODEL, size=SIZE, create=False)
+        Gallery.open(folder / "absent", model=MODEL, size=SIZE, create=False)
     with pytest.raises(GalleryError, match="does not exist"):
-        Gallery.open(tmp_path / "absent")
-    assert not (tmp_path / "absent").exists()
+        Gallery.open(folder / "absent")
+    assert not (folder / "absent").exists()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.6, 0.95])
@@ -301,8 +282,8 @@ def test_a_truncated_gallery_is_refused(path: Path, share: float) -> None:
         Gallery.open(path, model=MODEL, size=SIZE, create=False)
 
 
-def test_a_newer_schema_is_refused(path: Path, gallery: Gallery) -> None:
-    gallery.close()
+def test_a_newer_schema_is_refused(path: Path, local: Gallery) -> None:
+    local.close()
     database = sqlite3.connect(path)
     database.execute(f"PRAGMA user_version={len(MIGRATIONS) + 1}")
     database.close()
@@ -318,23 +299,23 @@ def test_a_closed_gallery_says_so(gallery: Gallery) -> None:
         gallery.people()
 
 
-def test_the_threshold_is_stored(path: Path, gallery: Gallery) -> None:
-    assert gallery.threshold is None
-    gallery.threshold = Threshold(0.375, "calibrated:fpir=1e-3@N=512")
+def test_the_threshold_is_stored(path: Path, local: Gallery) -> None:
+    assert local.threshold is None
+    local.threshold = Threshold(0.375, "calibrated:fpir=1e-3@N=512")
     with Gallery.open(path) as other:
-        assert other.threshold == gallery.threshold
+        assert other.threshold == local.threshold
 
 
-def test_another_opening_sees_every_change(path: Path, gallery: Gallery) -> None:
+def test_another_opening_sees_every_change(path: Path, local: Gallery) -> None:
     with Gallery.open(path) as other:
-        gallery.enroll("Ann", faces(1))
+        local.enroll("Ann", faces(1))
         assert other.search(faces(1)[0])[0].name == "Ann"
-        gallery.rename("Ann", "Bea")
+        local.rename("Ann", "Bea")
         assert other.search(faces(1)[0])[0].name == "Bea"
-        gallery.enroll("Cleo", faces(2))
-        gallery.merge("Cleo", "Bea")
+        local.enroll("Cleo", faces(2))
+        local.merge("Cleo", "Bea")
         assert other.search(faces(1)[0])[0].name == "Cleo"
-        gallery.forget("Cleo")
+        local.forget("Cleo")
         assert other.search(faces(1)[0]) == []
 
 
@@ -362,10 +343,12 @@ def test_threads_share_a_gallery(gallery: Gallery) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("eemrfu"), st.integers(0, 5), st.integers(0, 5))))
-def test_the_index_is_what_the_rows_say(tmp_path_factory, steps) -> None:
+def test_the_index_is_what_the_rows_say(steps: list[tuple[str, int, int]]) -> None:
     """After any changes a gallery answers as one opened anew does."""
-    path = tmp_path_factory.mktemp("steps") / "g"
-    with Gallery.open(path, model=MODEL, size=SIZE) as gallery:
+    with (
+        tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name,
+        Gallery.open(Path(name) / "g", model=MODEL, size=SIZE) as gallery,
+    ):
         for number, (step, a, b) in enumerate(steps):
             try:
                 if step == "e":
@@ -380,7 +363,7 @@ def test_the_index_is_what_the_rows_say(tmp_path_factory, steps) -> None:
                     gallery.undo()
             except GalleryError:
                 continue
-        with Gallery.open(path) as fresh:
+        with Gallery.open(Path(name) / "g") as fresh:
             probes = faces(5, 8)
             assert len(fresh) == len(gallery) == sum(p.n_samples for p in fresh.people())
             for one, other in zip(

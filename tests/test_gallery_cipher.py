@@ -6,19 +6,15 @@ import base64
 from pathlib import Path
 
 import pytest
-from test_gallery import MODEL, SIZE, faces, names
+from gallery_faces import MODEL, SIZE, faces, names
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery
 from edgeface.gallery.cipher import AesGcm, parse_key
 
+pytest_plugins = ("gallery_places",)
 pytest.importorskip("cryptography")
 KEY = bytes(range(32))
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "safe.gallery"
 
 
 @pytest.fixture
@@ -68,14 +64,14 @@ def test_without_the_key_it_stays_shut(gallery: Gallery, path: Path) -> None:
 
 @pytest.mark.parametrize("text", [KEY.hex(), base64.b64encode(KEY).decode(), KEY.hex() + "\n"])
 def test_the_key_comes_from_the_environment(
-    gallery: Gallery, path: Path, tmp_path: Path, monkeypatch, text: str
+    gallery: Gallery, path: Path, folder: Path, monkeypatch, text: str
 ) -> None:
     gallery.enroll("Alice", faces(1))
     with monkeypatch.context() as patch:
         patch.setenv("EDGEFACE_GALLERY_KEY", text)
         with Gallery.open(path) as other:
             assert names(other) == ["Alice"]
-    file = tmp_path / "key"
+    file = folder / "key"
     file.write_text(text)
     monkeypatch.setenv("EDGEFACE_GALLERY_KEY_FILE", str(file))
     with Gallery.open(path) as other:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_gallery import MODEL, SIZE, faces
+from gallery_faces import MODEL, SIZE, faces
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery, Provenance
 
+pytest_plugins = ("gallery_places",)
 WAYS: list[tuple[Callable[[Gallery, Path], int], Callable[[Gallery, Path], int]]] = [
     (Gallery.export_npz, Gallery.import_npz),
     (Gallery.export_parquet, Gallery.import_parquet),
@@ -26,8 +27,8 @@ def way(request: pytest.FixtureRequest):
 
 
 @pytest.fixture
-def full(tmp_path: Path):
-    with Gallery.open(tmp_path / "full", model=MODEL, size=SIZE) as gallery:
+def full(folder: Path):
+    with Gallery.open(folder / "full", model=MODEL, size=SIZE) as gallery:
         gallery.enroll("Zoë", faces(1, 3), qualities=[0.1, None, 1.0], sources=["a", None, "ü"])
         gallery.enroll(
             "李", faces(2), crops=[b"\x00crop\x00"], metadata={"k": "ä"}, external_id="7"
@@ -36,11 +37,11 @@ def full(tmp_path: Path):
         yield gallery
 
 
-def test_an_export_comes_back_whole(full: Gallery, tmp_path: Path, way) -> None:
+def test_an_export_comes_back_whole(full: Gallery, folder: Path, way) -> None:
     write, read = way
-    file = tmp_path / "out"
+    file = folder / "out"
     assert write(full, file) == 5
-    with Gallery.open(tmp_path / "new", model=MODEL, size=SIZE) as gallery:
+    with Gallery.open(folder / "new", model=MODEL, size=SIZE) as gallery:
         assert read(gallery, file) == 5
         for old, new in zip(full.people(), gallery.people(), strict=True):
             assert (old.name, old.kind, old.external_id, old.metadata, old.n_samples) == (
@@ -56,29 +57,27 @@ def test_an_export_comes_back_whole(full: Gallery, tmp_path: Path, way) -> None:
         assert gallery.search(faces(2)[0])[0].name == "李"
 
 
-def test_an_export_of_another_model_is_refused(full: Gallery, tmp_path: Path, way) -> None:
+def test_an_export_of_another_model_is_refused(full: Gallery, folder: Path, way) -> None:
     write, read = way
-    write(full, tmp_path / "out")
-    with Gallery.open(tmp_path / "new", model="other", size=SIZE) as gallery:
+    write(full, folder / "out")
+    with Gallery.open(folder / "new", model="other", size=SIZE) as gallery:
         with pytest.raises(GalleryError, match="cannot be compared"):
-            read(gallery, tmp_path / "out")
+            read(gallery, folder / "out")
         assert gallery.people() == []
 
 
-def test_what_is_no_export_is_refused(full: Gallery, tmp_path: Path, way) -> None:
+def test_what_is_no_export_is_refused(full: Gallery, folder: Path, way) -> None:
     _, read = way
-    (tmp_path / "text").write_text("nothing of the kind")
-    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    (folder / "text").write_text("nothing of the kind")
+    np.savez(folder / "other.npz", a=np.zeros(3))
     for name in ("text", "other.npz", "absent", "."):
         with pytest.raises(GalleryError, match="not a gallery export"):
-            read(full, tmp_path / name)
+            read(full, folder / name)
 
 
-def test_an_export_that_cannot_be_written_leaves_nothing(
-    full: Gallery, tmp_path: Path, way
-) -> None:
+def test_an_export_that_cannot_be_written_leaves_nothing(full: Gallery, folder: Path, way) -> None:
     write, _ = way
-    before = sorted(tmp_path.iterdir())
+    before = sorted(folder.iterdir())
     with pytest.raises(GalleryError, match="cannot be written"):
-        write(full, tmp_path / "no" / "such" / "folder")
-    assert sorted(tmp_path.iterdir()) == before
+        write(full, folder / "no" / "such" / "folder")
+    assert sorted(folder.iterdir()) == before

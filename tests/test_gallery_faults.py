@@ -6,27 +6,29 @@ from pathlib import Path
 
 from bench import faults
 
+pytest_plugins = ("gallery_places",)
 
-def test_kill_in_the_middle_of_enrolments(tmp_path: Path) -> None:
-    outcome = faults.kill(tmp_path, "enroll", rounds=2, most=15)
+
+def test_kill_in_the_middle_of_enrolments(folder: Path) -> None:
+    outcome = faults.kill(folder, "enroll", rounds=2, most=15)
     assert (outcome.rounds, outcome.lost, outcome.half) == (2, 0, 0)
     assert outcome.acknowledged >= 2
 
 
-def test_kill_in_the_middle_of_any_change(tmp_path: Path) -> None:
-    outcome = faults.kill(tmp_path, "mixed", rounds=3, most=15)
+def test_kill_in_the_middle_of_any_change(folder: Path) -> None:
+    outcome = faults.kill(folder, "mixed", rounds=3, most=15)
     assert (outcome.rounds, outcome.lost, outcome.half) == (3, 0, 0)
 
 
-def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
-    outcome = faults.fill(tmp_path, rounds=1)
+def test_a_full_disk_refuses_and_loses_nothing(folder: Path) -> None:
+    outcome = faults.fill(folder, rounds=1)
     assert (outcome.lost, outcome.half) == (0, 0)
     assert outcome.refused > 0
     assert outcome.acknowledged > 0
 
 
-def test_processes_and_threads_share_a_gallery(tmp_path: Path) -> None:
-    result = faults.load(tmp_path, processes=2, threads=2, seconds=2.0)
+def test_processes_and_threads_share_a_gallery(folder: Path) -> None:
+    result = faults.load(folder, processes=2, threads=2, seconds=2.0)
     assert result["errors"] == result["lost"] == 0
     assert result["changes"] > 0
     assert result["searches"] > 0

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from test_gallery import MODEL, SIZE, faces, names
+from gallery_faces import faces, names
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import Finding, Flaw, Gallery, Growth, Kind, Provenance, audit
 from edgeface.types import Template, Threshold
 
+pytest_plugins = ("gallery_places",)
 LINE = Threshold(0.5, "user")
-
-
-@pytest.fixture
-def gallery(tmp_path: Path):
-    with Gallery.open(tmp_path / "g", model=MODEL, size=SIZE) as opened:
-        yield opened
 
 
 def near(row: np.ndarray, cosine: float, seed: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgeface.errors import GalleryError
 
@@ -23,12 +23,14 @@ KEY_BYTES, NONCE_BYTES = 32, 12
 
 
 class Cipher(Protocol):
-    """How values are written: `name` identifies the method in the gallery's settings."""
+    """How values are written: `name` identifies the method in the gallery's settings, `secret`
+    whether it hides them."""
 
     name: str
+    secret: bool
 
-    def seal(self, value: bytes, column: str) -> bytes: ...
-    def unseal(self, value: bytes, column: str) -> bytes: ...
+    def seal(self, value: bytes, column: str) -> bytes | str: ...
+    def unseal(self, value: Any, column: str) -> bytes: ...
     def digest(self, name: str) -> str: ...
 
 
@@ -36,12 +38,15 @@ class Plain:
     """No encryption: values are written as they are."""
 
     name = "none"
+    secret = False
 
-    def seal(self, value: bytes, column: str) -> bytes:
+    def seal(self, value: bytes, column: str) -> bytes | str:
+        """What is written for `value`."""
         return value
 
-    def unseal(self, value: bytes, column: str) -> bytes:
-        return value
+    def unseal(self, value: Any, column: str) -> bytes:
+        """The value again."""
+        return bytes(value)
 
     def digest(self, name: str) -> str:
         """What a person is looked up by."""
@@ -52,6 +57,7 @@ class AesGcm:
     """AES-256-GCM under one 32-byte `key`; needs the extra `edgeface[crypto]`."""
 
     name = "aes-256-gcm"
+    secret = True
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -71,7 +77,7 @@ class AesGcm:
         nonce = os.urandom(NONCE_BYTES)
         return nonce + bytes(self._aead.encrypt(nonce, value, column.encode()))
 
-    def unseal(self, value: bytes, column: str) -> bytes:
+    def unseal(self, value: Any, column: str) -> bytes:
         """The value again; GalleryError when the key is another or the bytes were changed."""
         from cryptography.exceptions import InvalidTag
 

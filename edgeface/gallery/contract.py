@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import uuid
 
 from edgeface.errors import GalleryError
@@ -19,10 +20,17 @@ def agree(
     if "model" not in stored:
         if model is None or size is None:
             raise GalleryError(f"{place} is empty: enrol somebody first")
+        if key is not None and database.plain.name != Plain.name:
+            raise GalleryError(
+                f"{place} cannot be encrypted, its server must read the embeddings: encrypt the "
+                "server's disk and unset the gallery key"
+            )
         with database.transaction() as execute:
-            tables = Tables(execute, Plain(), place)
+            cipher = database.plain if key is None else AesGcm(key)
+            tables = Tables(execute, cipher, place)
+            tables.advance()  # of several processes that make a gallery, one signs
             if tables.setting("model") is None:
-                _sign(tables, Plain() if key is None else AesGcm(key), model, size)
+                _sign(tables, cipher, model, size)
         stored = _stored(database)
     if model is not None and model != stored["model"]:
         raise GalleryError(
@@ -34,14 +42,14 @@ def agree(
             f"{place} holds embeddings of size {stored['size']}, this model gives {size}: use the "
             "model it was made with, or enrol everybody again into a new gallery"
         )
-    cipher: Cipher = Plain()
+    cipher = database.plain
     if stored["cipher"] != cipher.name:
         if key is None:
             raise GalleryError(
                 f"{place} is encrypted: set EDGEFACE_GALLERY_KEY or EDGEFACE_GALLERY_KEY_FILE"
             )
         cipher = AesGcm(key)
-        cipher.unseal(bytes.fromhex(stored["key_check"]), "key_check")
+        cipher.unseal(base64.b64decode(stored["key_check"]), "key_check")
     return cipher, stored["model"], int(stored["size"])
 
 
@@ -56,4 +64,4 @@ def _sign(tables: Tables, cipher: Cipher, model: str, size: int) -> None:
     tables.set("model", model)
     tables.set("size", str(size))
     tables.set("cipher", cipher.name)
-    tables.set("key_check", cipher.seal(b"edgeface", "key_check").hex())
+    tables.set("key_check", tables.seal_text("edgeface", "key_check"))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgeface.errors import GalleryError
+from edgeface.gallery.cipher import Cipher, Plain
 
 Rows = list[tuple[Any, ...]]
 Execute = Callable[..., Rows]
@@ -63,6 +64,7 @@ class Database(Protocol):
     """What a gallery asks of the place that keeps its rows; parameters are written `?`."""
 
     place: str
+    plain: Cipher  # how values are written without encryption
 
     def transaction(self) -> AbstractContextManager[Execute]:
         """One atomic change: committed and durable when the block ends, undone if it raises."""
@@ -90,6 +92,7 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.place = str(path)
+        self.plain: Cipher = Plain()
         self.path = path
         self._pid = os.getpid()
         _check_file(path, create=create)

@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import exchange, journal
-from edgeface.gallery.base import Mirror
+from edgeface.gallery.base import Finder, Mirror
 from edgeface.gallery.contract import agree
-from edgeface.gallery.database import SqliteDatabase
+from edgeface.gallery.database import Database, SqliteDatabase
 from edgeface.gallery.editing import Editing
+from edgeface.gallery.postgres import PostgresDatabase, ServerFinder, is_postgres
 from edgeface.gallery.records import Kind, Person, Provenance, Sample, check_name, unit_rows
 from edgeface.types import Match, Threshold
 
@@ -38,7 +39,7 @@ class Gallery(Editing):
         create: bool = True,
         key: bytes | None = None,
     ) -> Self:
-        """Open the gallery at `path`, making it if `create` and there is none.
+        """Open the gallery at `path`, a file or `postgresql://…`, making it if `create` is set.
 
         `model` is the digest of the embedder and `size` its embedding size; they are stored with a
         new gallery and must be those of an existing one. None accepts whatever the gallery has and
@@ -47,10 +48,18 @@ class Gallery(Editing):
         GalleryError when it is not a gallery, damaged, newer, of another model or another key.
         """
         make = create and model is not None and size is not None
-        database = SqliteDatabase(Path(path), create=make)
+        database: Database = (
+            PostgresDatabase(str(path), size=size if make else None)
+            if is_postgres(path)
+            else SqliteDatabase(Path(path), create=make)
+        )
         try:
             cipher, model, size = agree(database, model, size, key)
-            finder = Mirror(database, cipher, size)
+            finder: Finder = (
+                ServerFinder(database, size)
+                if isinstance(database, PostgresDatabase)
+                else Mirror(database, cipher, size)
+            )
             gallery = cls(database, cipher, finder, model=model, size=size)
             with gallery._read() as tables:
                 due = tables.setting("scrub") == "due"

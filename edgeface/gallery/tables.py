@@ -244,19 +244,20 @@ class Tables:
     # Values
 
     def seal_text(self, text: str, column: str) -> str:
-        if self._cipher.name == "none":
+        if not self._cipher.secret:
             return text
-        return base64.b64encode(self._cipher.seal(text.encode(), column)).decode()
+        sealed = self._cipher.seal(text.encode(), column)
+        return sealed if isinstance(sealed, str) else base64.b64encode(sealed).decode()
 
     def open_text(self, value: str, column: str) -> str:
-        if self._cipher.name == "none":
+        if not self._cipher.secret:
             return value
         return self._cipher.unseal(base64.b64decode(value), column).decode()
 
     def _maybe(self, text: str | None, column: str) -> str | None:
         return None if text is None else self.seal_text(text, column)
 
-    def _embedding(self, value: bytes) -> Array:
+    def _embedding(self, value: Any) -> Array:
         return np.frombuffer(self._cipher.unseal(value, "sample.embedding"), "<f4")
 
     def _person(self, row: Sequence[Any]) -> Person:
@@ -280,6 +281,6 @@ class Tables:
             quality=quality,
             provenance=Provenance(provenance),
             source=source and self.open_text(source, "sample.source"),
-            crop=None if crop is None else self._cipher.unseal(bytes(crop), "sample.crop"),
+            crop=None if crop is None else self._cipher.unseal(crop, "sample.crop"),
             created=float(created),
         )
