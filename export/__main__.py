@@ -13,6 +13,9 @@ VERBS = {
     "detector-onnx": ("export.detector_onnx", "detector checkpoint to ONNX, with its card"),
     "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),
     "onnx": ("export.to_onnx", "checkpoint to ONNX, float32 and float16 weights, with its card"),
+    "int8": ("export.quantize", "checkpoint to INT8 QDQ ONNX for both runtimes"),
+    "openvino": ("export.to_openvino", "checkpoint to OpenVINO IR, float16 weights or INT8"),
+    "parity": ("export.parity", "compare exported files with their checkpoint, exit 1 past budget"),
     "card": ("export.card", "measure a shipped embedder and write its card"),
     "similarity": ("export.similarity", "learn the edge similarity used by clustering"),
 }

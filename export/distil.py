@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from export.augment import MODERATE, STRENGTHS, Strength, augment
 from export.data import Pack, open_pack
+from export.losses import embedding_distillation, relational_distillation
 from export.networks.mobilefacenet import MobileFaceNet, build
 from export.teachers import BOUNDARIES, open_teacher, run_teacher, to_input
 
@@ -290,14 +291,6 @@ def train_blocks(args: argparse.Namespace) -> int:
     return 0
 
 
-def relational(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of the two batches' cosine matrices, off the diagonal (relational
-    knowledge distillation, Park et al. 2019, with cosines for distances)."""
-    n = len(a)
-    difference = (a @ a.T - b @ b.T).square()
-    return difference.sum() / (n * (n - 1))
-
-
 class EndFeed:
     """Augmented pictures, the teachers' unit embeddings and the first teacher's stage-end maps."""
 
@@ -366,16 +359,16 @@ def end_loss(
     own = F.normalize(out, dim=1)
     first = F.normalize(embeddings[0], dim=1)
     parts = {
-        "cosine": 2 * (1 - (own * first).sum(1)).mean(),
-        "structure": 4 * relational(own, first),
+        "cosine": 2 * embedding_distillation(own, first),
+        "structure": 4 * relational_distillation(own, first),
         "length": 0.05 * (out.norm(dim=1) / embeddings[0].norm(dim=1) - 1).square().mean(),
     }
     for i, (projection, target) in enumerate(
         zip(student.projections, embeddings[1:], strict=True), start=1
     ):
-        projected = F.normalize(projection(own), dim=1)
-        parts[f"cosine{i}"] = (1 - (projected * target).sum(1)).mean()
-        parts[f"structure{i}"] = 2 * relational(own, target)
+        projected = projection(own)
+        parts[f"cosine{i}"] = embedding_distillation(projected, target)
+        parts[f"structure{i}"] = 2 * relational_distillation(own, target)
     for name, map_ in maps.items():
         target = targets[name]
         error = (map_ - target).square().mean((0, 2, 3))
@@ -442,7 +435,7 @@ def train_end(args: argparse.Namespace) -> int:
         optimizer.step()
         average.update_parameters(network)
         for name, value in parts.items():
-            smooth[name] = smooth.get(name, float(value)) * 0.97 + 0.03 * float(value)
+            smooth[name] = smooth.get(name, value.item()) * 0.97 + 0.03 * value.item()
         done = step + 1
         if done % args.report == 0 or done == args.steps:
             line: dict[str, float] = {"step": done, "s": round(time.time() - began, 1)}

@@ -1,0 +1,136 @@
+"""`python -m export parity`: does every exported file still say what its checkpoint says?
+
+On real faces, in both runtimes, at batch 1 and 32: mean and worst cosine to the checkpoint's
+embedding, and what LFW accuracy and TAR at FAR 1e-3 lose. Exit code 1 when a file misses its budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.accuracy import read_lfw, verify
+from export.distil import as_tensor
+from export.teachers import to_input
+from export.to_onnx import load_network
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Least mean and worst cosine; most LFW accuracy and TAR lost, in points."""
+
+    mean: float
+    worst: float
+    lfw: float
+    tar: float
+
+
+BUDGETS = {
+    "float": Budget(0.99999, 0.9999, 0.02, 0.1),
+    "int8": Budget(0.995, 0.98, 0.15, 1.5),
+}
+
+
+def by_checkpoint(path: Path, images: NDArray[np.uint8]) -> Floats:
+    network, _ = load_network(path)
+    rows = []
+    with torch.no_grad():
+        for i in range(0, len(images), 32):
+            rows.append(network(as_tensor(to_input(images[i : i + 32]))).numpy())
+    out = np.concatenate(rows)
+    unit: Floats = out / np.linalg.norm(out, axis=1, keepdims=True)
+    return unit
+
+
+def by_onnxruntime(path: Path, images: NDArray[np.uint8], batch: int) -> Floats:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    rows = [
+        session.run(["embedding"], {"image": to_input(images[i : i + batch])})[0]
+        for i in range(0, len(images), batch)
+    ]
+    return np.concatenate(rows)
+
+
+def by_openvino(path: Path, images: NDArray[np.uint8], batch: int) -> Floats:
+    import openvino as ov
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
+    compiled = ov.Core().compile_model(str(path), "CPU", settings)
+    rows = [
+        np.array(compiled(to_input(images[i : i + batch]))["embedding"])
+        for i in range(0, len(images), batch)
+    ]
+    return np.concatenate(rows)
+
+
+def compare(
+    file: Path, checkpoint: Floats, images: NDArray[np.uint8], *pairs: NDArray[np.generic]
+) -> tuple[dict[str, float], list[str]]:
+    """Figures of one file and what it misses."""
+    budget = BUDGETS["int8" if "int8" in file.stem else "float"]
+    figures: dict[str, float] = {}
+    misses = []
+    before = verify(checkpoint, *pairs)  # type: ignore[arg-type]
+    few = np.linspace(0, len(images) - 1, 200).astype(int)
+    for name, run in (("onnxruntime", by_onnxruntime), ("openvino", by_openvino)):
+        out = run(file, images, 32)
+        single = run(file, images[few], 1)
+        batch_gap = float((1 - (single * out[few]).sum(1)).max())
+        cosine = (out * checkpoint).sum(1)
+        after = verify(out, *pairs)  # type: ignore[arg-type]
+        own = {
+            "cosine_mean": float(cosine.mean()),
+            "cosine_min": float(cosine.min()),
+            "lfw_change": after["lfw"] - before["lfw"],
+            "tar_change": after["tar_at_far1e-3"] - before["tar_at_far1e-3"],
+            "batch_gap": batch_gap,
+        }
+        checks = {
+            "cosine_mean": own["cosine_mean"] >= budget.mean,
+            "cosine_min": own["cosine_min"] >= budget.worst,
+            "lfw_change": own["lfw_change"] >= -budget.lfw,
+            "tar_change": own["tar_change"] >= -budget.tar,
+            "batch_gap": own["batch_gap"] <= 1 - budget.mean,
+        }
+        misses += [f"{file.name} in {name}: {k} {own[k]:.5f}" for k, ok in checks.items() if not ok]
+        figures |= {f"{file.stem}.{name}.{k}": v for k, v in own.items()}
+    return figures, misses
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m export parity", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("files", nargs="+", type=Path, help="exported ONNX files; int8 in the name")
+    parser.add_argument("--lfw", type=Path, required=True, help="folder with pairs.txt, aligned112")
+    parser.add_argument("--folds", type=int, default=10)
+    args = parser.parse_args(argv)
+    images, *pairs = read_lfw(args.lfw, folds=args.folds)
+    reference = by_checkpoint(args.checkpoint, images)
+    figures: dict[str, float] = {}
+    misses: list[str] = []
+    for file in args.files:
+        own, missed = compare(file, reference, images, *pairs)
+        figures |= own
+        misses += missed
+    print(json.dumps(figures, indent=1))
+    for miss in misses:
+        print(f"parity: past the budget: {miss}", file=sys.stderr)
+    return 1 if misses else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
