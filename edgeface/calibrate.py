@@ -63,9 +63,17 @@ class Calibration:
             raise CalibrationError(f"a gallery of {size} people has no threshold: enrol somebody")
         if size == self.size:
             return self.threshold
-        rate = -math.expm1(math.log1p(-self.fpir) * self.size / size)
         origin = f"calibrated:fpir={_short(self.fpir)}@N={size},from={self.size}"
-        return Threshold(self._read(rate), origin)
+        return Threshold(self._value_at(size), origin)
+
+    def default_at(self, size: int) -> Threshold:
+        """`at` for a calibration that came with a model: pairs of the people its card speaks of,
+        not of the user's. An empty gallery is taken for one of one person."""
+        origin = f"card:fpir={_short(self.fpir)}@N={max(size, 1)}"
+        return Threshold(round(self._value_at(max(size, 1)), 4), origin)
+
+    def _value_at(self, size: int) -> float:
+        return self._read(-math.expm1(math.log1p(-self.fpir) * self.size / size))
 
     def _read(self, rate: float) -> float:
         x, y = np.log(self.rates), np.array(self.values)

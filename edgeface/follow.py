@@ -14,6 +14,7 @@ from edgeface.aggregate import Aggregator, Evidence, Policy
 from edgeface.align import align
 from edgeface.decide import Confirmation, Rules, decide_together
 from edgeface.gallery import Gallery, Growth
+from edgeface.models import ModelCard
 from edgeface.quality import rate
 from edgeface.track import SceneCut, State, Track, Tracker, TrackerOptions
 from edgeface.types import (
@@ -42,6 +43,9 @@ class FaceEmbedder(Protocol):
 
     @property
     def size(self) -> int: ...
+
+    @property
+    def card(self) -> ModelCard: ...
 
     def __call__(self, crops: Image) -> Array: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,14 +60,14 @@ class Identifier:
         embedder: FaceEmbedder,
         gallery: Gallery,
         *,
-        threshold: Threshold,
+        threshold: Threshold | None = None,
         rules: Rules | None = None,
         policy: Policy | None = None,
         tracking: TrackerOptions | None = None,
         learn: bool = False,
     ) -> None:
         self.gallery = gallery
-        self.threshold = threshold
+        self._fixed = threshold
         self._detector, self._embedder = detector, embedder
         self._rules, self._policy = rules or Rules(), policy or Policy()
         self._tracking = tracking or TrackerOptions()
@@ -87,8 +88,9 @@ class Identifier:
     ) -> Self:
         """A ready identifier over a gallery file, which is created when missing.
 
-        The threshold is, in this order: the one given, the gallery's calibrated one, the default of
-        the embedder's card.
+        The threshold is the first there is of: the one given; the gallery's calibrated one; the one
+        at which the embedder's card expects a stranger to be named once in a thousand times, for
+        the number of people enrolled. The last two follow the gallery as it grows.
 
         Raises:
             GalleryError: the file is no gallery, damaged, or was made with another model.
@@ -96,16 +98,14 @@ class Identifier:
         """
         embed = Embedder.load(embedder, runtime=runtime, threads=threads)
         store = Gallery.open(gallery, model=embed.card.digest, size=embed.size)
-        chosen = _calibrated(store) or embed.card.threshold
-        if threshold is not None:
-            chosen = Threshold(threshold, "user")
+        fixed = None if threshold is None else Threshold(threshold, "user")
         # The tracker's second stage wants the faces the detector is less sure of, too.
         sure = load_card(detector, "detection").threshold.value
         find = Detector.load(
             detector, runtime=runtime, threads=threads, score_threshold=sure * WEAK
         )
-        tracking = TrackerOptions(high=sure, low=sure * WEAK, rejoin=chosen.value)
-        return cls(find, embed, store, threshold=chosen, tracking=tracking, learn=learn)
+        tracking = TrackerOptions(high=sure, low=sure * WEAK, rejoin=embed.card.threshold.value)
+        return cls(find, embed, store, threshold=fixed, tracking=tracking, learn=learn)
 
     def __enter__(self) -> Self:
         return self
@@ -117,6 +117,22 @@ class Identifier:
         trace: TracebackType | None,
     ) -> None:
         self.gallery.close()
+
+    @property
+    def threshold(self) -> Threshold:
+        """The threshold for the gallery as it is now, and where it came from; see `open`."""
+        if self._fixed is not None:
+            return self._fixed
+        size = len(self.gallery.people())
+        own = self.gallery.note(CALIBRATION)
+        if own is not None and size:
+            return Calibration.from_json(own).at(size)
+        if self.gallery.threshold is not None:
+            return self.gallery.threshold
+        card = self._embedder.card
+        if "impostors" not in card.raw:
+            return card.threshold
+        return Calibration.from_json(json.dumps(card.raw["impostors"])).default_at(size)
 
     # Single pictures ---------------------------------------------------------------------------
 
@@ -142,8 +158,8 @@ class Identifier:
         """
         first, second = (self._one_face(p, "largest").embedding for p in (a, b))
         assert first is not None and second is not None
-        similarity = float(first @ second)
-        return Verification(similarity, self.threshold, similarity >= self.threshold.value)
+        similarity, threshold = float(first @ second), self.threshold
+        return Verification(similarity, threshold, similarity >= threshold.value)
 
     def enroll(
         self, name: str, pictures: Sequence[images.Source], *, policy: FacePolicy = "require_one"
@@ -178,6 +194,7 @@ class Identifier:
         embeddings = np.stack([f.embedding for f in taken if f.embedding is not None])
         qualities = [f.quality for f in taken]
         person = self.gallery.enroll(name, embeddings, qualities=qualities, sources=sources)
+        self.reset()  # more people, another threshold
         return Enrolment(person, len(taken), tuple(skipped))
 
     def calibrate(self, cohort: Sequence[images.Source], *, fpir: float) -> Calibration:
@@ -199,7 +216,6 @@ class Identifier:
         best = [matches[0].similarity for matches in searches if matches]
         result = calibrate(best, fpir=fpir, size=len(self.gallery.people()))
         self.gallery.write_note(CALIBRATION, result.to_json())
-        self.threshold = result.threshold
         self.reset()
         return result
 
@@ -277,14 +293,6 @@ class Identifier:
             replace(f, quality=rate(f, c, image.shape[:2]), embedding=row)
             for f, c, row in zip(faces, crops, self._embedder(crops), strict=True)
         ]
-
-
-def _calibrated(gallery: Gallery) -> Threshold | None:
-    """The gallery's own threshold: its calibration read at today's size, or one set by hand."""
-    note, size = gallery.note(CALIBRATION), len(gallery.people())
-    if note is None or size == 0:
-        return gallery.threshold
-    return Calibration.from_json(note).at(size)
 
 
 def _label(picture: images.Source, index: int | None) -> str:

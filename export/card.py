@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.accuracy import open_embedder, read_lfw, verify
+from edgeface.calibrate import calibrate
 from edgeface.metrics import tar_at_far, threshold_at_far
 from export.data import Pack, open_pack
 from export.distil import hold_out
@@ -49,6 +50,15 @@ def held_out_pairs(
     return similarity[upper], person[upper[0]] == person[upper[1]]
 
 
+def rounded(value: object) -> object:
+    """Six digits of every number: a card is read by people."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 def commit() -> str:
     answer = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
@@ -77,6 +87,8 @@ def main(argv: list[str]) -> int:
     threshold = threshold_at_far(similarity[~same], 1e-4)
     people = len(np.unique(data.identity[rows]))
     measured = verify(embed((lfw := read_lfw(args.lfw))[0]), *lfw[1:])
+    # What `Calibration.default_at` reads: impostor pairs, that is searches in a gallery of one.
+    impostors = json.loads(calibrate(similarity[~same], fpir=1e-3, size=1).to_json())
     blob = args.model.read_bytes()
     card = {
         "name": args.model.stem,
@@ -117,6 +129,7 @@ def main(argv: list[str]) -> int:
             "origin": f"cosine at FAR 1e-4 over {int((~same).sum()):,} impostor pairs of {people} "
             "held-out training identities",
         },
+        "impostors": rounded(impostors),
     }
     args.model.with_suffix(".json").write_text(
         json.dumps(card, indent=1, ensure_ascii=False) + "\n"

@@ -109,7 +109,9 @@ def main(argv: list[str]) -> int:
     quantized = (by_nncf if args.method == "nncf" else by_onnxruntime)(model, images)
     onnx.save(quantized, str(args.out))
     size = args.out.stat().st_size
-    print(f"int8: {args.out} {size:,} bytes, {about['network']} step {about['step']}", file=sys.stderr)
+    print(
+        f"int8: {args.out} {size:,} bytes, {about['network']} step {about['step']}", file=sys.stderr
+    )
     return 0
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from conftest import face
 
-from edgeface.errors import GalleryError, ImageError
+from edgeface.calibrate import calibrate
+from edgeface.errors import CalibrationError, GalleryError, ImageError
 from edgeface.gallery import Gallery
 from edgeface.identify import Identifier
+from edgeface.models import ModelCard
 from edgeface.track import TrackerOptions
 from edgeface.types import Event, Face, Frame, Status, Threshold
 
@@ -30,6 +32,9 @@ class Colours:
     """An embedder: the mean colour of the crop's middle as a unit vector."""
 
     size = 3
+
+    def __init__(self, card: ModelCard) -> None:
+        self.card = card
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         rows = crops[:, 40:90, 30:80].reshape(len(crops), 2500, 3).mean(1) - 60
@@ -64,11 +69,12 @@ def detector() -> Scripted:
 
 
 @pytest.fixture
-def app(tmp_path: Path, detector: Scripted) -> Iterator[Identifier]:
+def app(tmp_path: Path, detector: Scripted, embedding_card: ModelCard) -> Iterator[Identifier]:
     gallery = Gallery.open(tmp_path / "people.gallery", model="colours", size=3)
     threshold = Threshold(0.8, "user")
     options = TrackerOptions(high=0.6, low=0.3, rejoin=0.8)
-    with Identifier(detector, Colours(), gallery, threshold=threshold, tracking=options) as it:
+    embedder = Colours(embedding_card)
+    with Identifier(detector, embedder, gallery, threshold=threshold, tracking=options) as it:
         yield it
 
 
@@ -227,3 +233,41 @@ def test_a_name_must_be_a_name(app, detector, name: str) -> None:
 def test_any_script_is_a_name(app, detector, name: str) -> None:
     enroll(app, detector, name, RED)
     assert [p.name for p in app.gallery.people()] == [name]
+
+
+def cohort(n: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(11)
+    place = face(100, 60, 120)
+    return [painted((place, tuple(rng.integers(20, 220, 3).tolist()))) for _ in range(n)]
+
+
+def test_thresholds_in_order_of_who_set_them(app, detector, embedding_card) -> None:
+    assert app.threshold.origin == "user"
+    app._fixed = None
+    assert app.threshold == embedding_card.threshold
+    pairs = calibrate(np.random.default_rng(0).normal(0, 0.1, 5000), fpir=1e-3, size=1)
+    embedding_card.raw["impostors"] = json.loads(pairs.to_json())
+    alone = app.threshold
+    assert alone.origin == "card:fpir=1e-3@N=1"
+    for i, colour in enumerate((RED, GREEN, BLUE)):
+        enroll(app, detector, f"p{i}", colour)
+    assert app.threshold.origin == "card:fpir=1e-3@N=3"
+    assert app.threshold.value > alone.value
+    app.gallery.threshold = Threshold(0.61, "user")
+    assert app.threshold.value == 0.61
+    detector.faces = [face(100, 60, 120)]
+    result = app.calibrate(cohort(40), fpir=0.1)
+    assert app.threshold.origin == "calibrated:fpir=1e-1@N=3"
+    assert app.threshold.value == result.value
+    named = sum(app.identify(p)[0].decision.similarity >= result.value for p in cohort(40))
+    assert named <= 5
+
+
+def test_calibration_needs_people_and_strangers(app, detector) -> None:
+    detector.faces = [face(100, 60, 120)]
+    with pytest.raises(CalibrationError):
+        app.calibrate(cohort(40), fpir=0.1)
+    enroll(app, detector, "Alice", RED)
+    with pytest.raises(CalibrationError, match="too few"):
+        app.calibrate(cohort(5), fpir=0.1)
+    assert app.gallery.note("calibration") is None
