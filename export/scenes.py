@@ -228,7 +228,7 @@ def degrade(image: Image, rng: Rng) -> Image:
     if rng.random() < 0.2:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6))
     if rng.random() < 0.2:
-        noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(2, 12)
+        noise = rng.standard_normal((*image.shape[:2], 1), np.float32) * rng.uniform(2, 12)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))]
