@@ -7,7 +7,7 @@ graph because only the few cells above the threshold need it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -24,6 +24,7 @@ DEFAULT = "detector"
 STRIDES = (8, 16, 32)  # px per cell; the outputs of a model are named `stride_8` and so on
 CHANNELS = 15  # score logit, box dx, dy, log w, log h, five landmarks x, y: all in strides
 NMS_IOU = 0.4
+BLEND_IOU = 0.6  # cells that agree this well with the best one are averaged with it
 MAX_SIDE = 640
 MAX_CANDIDATES = 2000  # cells kept for suppression, best first: bounds its quadratic memory
 
@@ -95,6 +96,19 @@ def suppress(boxes: Array, iou: float) -> list[list[int]]:
             free[i] = False
             groups.append([i, *(int(j) for j in members if j != i)])
     return groups
+
+
+def blend(found: Candidates, group: Sequence[int]) -> tuple[Array, Array]:
+    """Box (4,) and landmarks (5, 2) of one face: the mean, weighted by score, of the cells of its
+    group that overlap the best one by `BLEND_IOU` or more.
+
+    Averaging in place of picking steadies the points (BlazeFace, Bazarevsky et al. 2019, §3.4).
+    """
+    rows = np.asarray(group)
+    rows = rows[overlaps(found.boxes[rows[:1]], found.boxes[rows])[0] >= BLEND_IOU]
+    weights = found.scores[rows] / found.scores[rows].sum()
+    box = np.tensordot(weights, found.boxes[rows], 1)
+    return box, np.tensordot(weights, found.landmarks[rows], 1)
 
 
 class Detector:
@@ -177,10 +191,10 @@ class Detector:
         limit = np.array([width, height] * 2, np.float32)
         faces = []
         for group in suppress(found.boxes, NMS_IOU):
-            box = np.clip(found.boxes[group[0]] * np.tile(scale, 2), 0, limit)
+            box, landmarks = blend(found, group)
+            box = np.clip(box * np.tile(scale, 2), 0, limit)
             if (box[2:] > box[:2]).all():  # a box wholly in the padding is no face of this image
-                landmarks = found.landmarks[group[0]] * scale
-                faces.append(Face(box, landmarks, float(found.scores[group[0]])))
+                faces.append(Face(box, landmarks * scale, float(found.scores[group[0]])))
         return faces
 
     def _padded(self, image: Image) -> Array:

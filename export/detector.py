@@ -46,6 +46,11 @@ class Teacher:
 
     def __call__(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """(n, 3, H, W) raw BGR to a list per stride of (n, 15, H/s, W/s), channel 0 the score."""
+        # One by one: a batch's activations leave the cache and take three times as long.
+        single = [self._maps(images[i : i + 1]) for i in range(len(images))]
+        return [np.concatenate(maps) for maps in zip(*single, strict=True)]
+
+    def _maps(self, images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         names = [o.name for o in self.session.get_outputs()]
         out = dict(zip(names, self.session.run(None, {"input": images}), strict=True))
         maps = []

@@ -138,7 +138,7 @@ def card(name: str, blob: bytes, threshold: float, training: dict[str, Any]) -> 
         },
         "strides": list(STRIDES),
         "landmarks": ["left eye", "right eye", "nose", "left mouth", "right mouth"],
-        "threshold": {"value": threshold, "origin": "about equal precision and recall on dev"},
+        "threshold": {"value": threshold, "origin": "default of the first model"},
         "training": training,
         "license": "research only: some training pictures state research-only or no terms",
         "metrics": {},

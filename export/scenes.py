@@ -23,15 +23,20 @@ HELD_BACKGROUNDS = 150  # last pictures of scenes/background: the same bench's n
 DEV = 100  # the lines before those: watched while training, never trained on
 FACE_SIZES = (10.0, 280.0)  # px, drawn log-uniformly
 CROP_SIZES = (16.0, 250.0)  # px, side of a pasted 112×112 crop
+# A teacher in doubt about a face of some size sees a profile, a bowed head or something before the
+# face: rare in portraits, common in video, so these are drawn more often.
+HARD_SCORES, HARD_SIZE, HARD_SHARE = (0.4, 0.88), 20.0, 0.3
 WORKING_SIDE = 480  # px, longer side of a scene kept in memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """A decoded picture, uint8 BGR, and its annotated boxes (n, 4) float32 xyxy px."""
+    """A decoded picture, uint8 BGR, its annotated boxes (n, 4) float32 xyxy px, and which of them
+    (n,) bool are hard."""
 
     image: Image
     boxes: NDArray[np.float32]
+    hard: NDArray[np.bool_]
 
 
 def split(annotations: Path) -> tuple[list[dict], list[dict], list[dict]]:
@@ -60,11 +65,14 @@ def load_scenes(folder: Path, records: Sequence[dict]) -> list[Scene]:
     for record in records:
         image = read(folder / record["file"])
         boxes = np.array([f["box"] for f in record["faces"]], np.float32).reshape(-1, 4)
+        scores = np.array([f["score"] for f in record["faces"]], np.float32)
         ratio = WORKING_SIDE / max(image.shape[:2])
         if ratio < 1:
             image = cv2.resize(image, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
             boxes = boxes * ratio
-        scenes.append(Scene(image, boxes))
+        doubtful = (scores >= HARD_SCORES[0]) & (scores <= HARD_SCORES[1])
+        large = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) >= HARD_SIZE**2
+        scenes.append(Scene(image, boxes, doubtful & large))
     return scenes
 
 
@@ -82,6 +90,7 @@ class SceneSampler:
         if not scenes or not backgrounds or not crops:
             raise ValueError("scenes, backgrounds and face crops must each hold a picture")
         self.scenes, self.backgrounds, self.crops, self.size = scenes, backgrounds, crops, size
+        self._hard = [scene for scene in scenes if scene.hard.any()]
 
     @classmethod
     def from_folder(cls, data: Path, rng: Rng, *, n_crops: int, size: int = 320) -> SceneSampler:
@@ -104,14 +113,18 @@ class SceneSampler:
         return makers[rng.choice(4, p=(0.52, 0.2, 0.2, 0.08))](rng)
 
     def _scene_picture(self, rng: Rng) -> Image:
-        return self._scene_crop(self.scenes[rng.integers(len(self.scenes))], self.size, rng)
+        return self._scene_crop(self.size, rng)
 
-    def _scene_crop(self, scene: Scene, size: int, rng: Rng) -> Image:
-        """A window of `scene` with one of its faces at a random scale, place and tilt."""
+    def _scene_crop(self, size: int, rng: Rng) -> Image:
+        """A window of a scene with one of its faces at a random scale, place and tilt."""
+        hard = bool(self._hard) and rng.random() < HARD_SHARE
+        pool = self._hard if hard else self.scenes
+        scene = pool[rng.integers(len(pool))]
+        boxes = scene.boxes[scene.hard] if hard else scene.boxes
         h, w = scene.image.shape[:2]
         centre, ratio = np.array([w / 2, h / 2]), size / max(h, w) * rng.uniform(0.5, 1.5)
-        if len(scene.boxes):
-            x1, y1, x2, y2 = scene.boxes[rng.integers(len(scene.boxes))]
+        if len(boxes):
+            x1, y1, x2, y2 = boxes[rng.integers(len(boxes))]
             face = max(float(np.sqrt((x2 - x1) * (y2 - y1))), 1.0)
             centre = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
             low, high = FACE_SIZES
@@ -143,6 +156,9 @@ class SceneSampler:
         mirror = -1.0 if rng.random() < 0.5 else 1.0
         cos, sin = ratio * np.cos(angle), ratio * np.sin(angle)
         linear = np.array([[cos * mirror, -sin], [sin * mirror, cos]])
+        if rng.random() < 0.4:  # foreshortening: what a turn or bow of the head does first
+            stretch = np.exp(rng.normal(0, 0.15, 2))
+            linear = np.array([[stretch[0], rng.normal(0, 0.1)], [0, stretch[1]]]) @ linear
         matrix = np.column_stack([linear, target - linear @ centre])
         if ratio < 0.6:  # shrink with averaging first: a bilinear warp would alias
             image = cv2.resize(image, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
@@ -161,9 +177,8 @@ class SceneSampler:
         for rows in (slice(0, y), slice(y, self.size)):
             for columns in (slice(0, x), slice(x, self.size)):
                 part = out[rows, columns]
-                scene = self.scenes[rng.integers(len(self.scenes))]
-                side = max(part.shape[:2])
-                part[:] = self._scene_crop(scene, side, rng)[: part.shape[0], : part.shape[1]]
+                crop = self._scene_crop(max(part.shape[:2]), rng)
+                part[:] = crop[: part.shape[0], : part.shape[1]]
         return out
 
     def _background(self, rng: Rng, size: int = 0) -> Image:
@@ -228,7 +243,7 @@ def degrade(image: Image, rng: Rng) -> Image:
     if rng.random() < 0.2:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6))
     if rng.random() < 0.2:
-        noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(2, 12)
+        noise = rng.standard_normal((*image.shape[:2], 1), np.float32) * rng.uniform(2, 12)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))]

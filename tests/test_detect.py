@@ -138,9 +138,25 @@ def test_cells_of_one_face_become_one_face_and_others_stay():
         [cell(16, BOX, POINTS, 2.0), cell(8, BOX + 2, POINTS, 1.0), cell(16, far, POINTS + 90, 3.0)]
     )
     faces = Detector(session, card())(np.zeros((224, 224, 3), np.uint8))
-    assert [round(float(f.box[0])) for f in faces] == [130, 40]
+    assert [round(float(f.box[0])) for f in faces] == [130, 41]
     assert faces[0].score > faces[1].score
     assert faces[0].box.dtype == faces[0].landmarks.dtype == np.float32
+
+
+def test_agreeing_cells_are_averaged_by_score():
+    session = FakeSession([cell(16, BOX, POINTS, 0.0), cell(8, BOX + 2, POINTS + 4, np.log(3.0))])
+    (face,) = Detector(session, card(0.4))(np.zeros((224, 224, 3), np.uint8))
+    share = 0.75 / (0.5 + 0.75)  # scores are sigmoid(log 3) = 0.75 and sigmoid(0) = 0.5
+    np.testing.assert_allclose(face.box, BOX + 2 * share, atol=1e-4)
+    np.testing.assert_allclose(face.landmarks, POINTS + 4 * share, atol=1e-4)
+    assert face.score == pytest.approx(0.75)
+
+
+def test_a_loosely_overlapping_cell_is_suppressed_but_not_averaged():
+    shifted = BOX + np.array([15, 0, 15, 0], np.float32)  # IoU 35 / 65
+    session = FakeSession([cell(16, BOX, POINTS, 2.0), cell(8, shifted, POINTS, 1.0)])
+    (face,) = Detector(session, card())(np.zeros((224, 224, 3), np.uint8))
+    np.testing.assert_allclose(face.box, BOX, atol=1e-4)
 
 
 def test_a_large_image_is_scaled_down_and_faces_come_back_in_its_pixels():

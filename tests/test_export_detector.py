@@ -172,7 +172,7 @@ def pictures(n, size, seed=0):
 
 def sampler(size=96):
     found = [
-        scenes.Scene(image, np.array([[20, 10, 60, 70]], np.float32)[:k])
+        scenes.Scene(image, np.array([[20, 10, 60, 70]], np.float32)[:k], np.ones(k, bool))
         for k, image in enumerate(pictures(2, (80, 120)))
     ]
     return scenes.SceneSampler(
@@ -194,7 +194,7 @@ def test_pictures_have_the_asked_size_and_follow_from_the_seed():
 def test_a_scene_crop_shows_the_face_it_aims_at():
     image = np.zeros((200, 300, 3), np.uint8)
     image[80:120, 180:220] = 255  # the only face is the only light
-    scene = scenes.Scene(image, np.array([[180, 80, 220, 120]], np.float32))
+    scene = scenes.Scene(image, np.array([[180, 80, 220, 120]], np.float32), np.ones(1, bool))
     source = scenes.SceneSampler(
         [scene], [np.zeros((40, 40, 3), np.uint8)], [np.zeros((112, 112, 3), np.uint8)], size=96
     )
