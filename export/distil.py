@@ -30,7 +30,7 @@ from export.augment import MODERATE, STRENGTHS, Strength, augment
 from export.data import Pack, open_pack
 from export.losses import embedding_distillation, relational_distillation
 from export.networks.mobilefacenet import MobileFaceNet, build
-from export.teachers import BOUNDARIES, open_teacher, run_teacher, to_input
+from export.teachers import boundaries, open_teacher, run_teacher, to_input
 
 # Pictures per step at each resolution: a 56×56 map holds 64 times the samples of a 7×7 map, so a
 # block sees about as many samples everywhere and the step costs a quarter of a full one.
@@ -117,13 +117,14 @@ class BlockFeed:
     """Teacher maps for the block phase: the first pictures of a batch with every boundary, the rest
     only with the low-resolution ones."""
 
-    def __init__(self, path: Path, names: list[str], batch: int, threads: int) -> None:
+    def __init__(self, path: Path, tensors: dict[str, str], batch: int, threads: int) -> None:
+        names = list(tensors)
         self.names, self.batch = names, batch
         self.need = {n: resolution_share(n, batch) for n in names}
         self.cut = share("res2_0", batch)
-        late = tuple(n for n in names if share(n, batch) == batch)
-        self.first = open_teacher(path, self.cut, blocks=tuple(names), threads=threads)
-        self.rest = open_teacher(path, batch - self.cut, blocks=late, threads=threads)
+        late = {n: t for n, t in tensors.items() if share(n, batch) == batch}
+        self.first = open_teacher(path, self.cut, tensors=tensors, threads=threads)
+        self.rest = open_teacher(path, batch - self.cut, tensors=late, threads=threads)
 
     def __call__(self, images: NDArray[np.uint8]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         x = to_input(images)
@@ -230,8 +231,10 @@ def train_blocks(args: argparse.Namespace) -> int:
     rows = np.flatnonzero(~held & data.keep)
     student = build(args.network).to(memory_format=torch.channels_last)
     names = list(student.blocks)
-    if set(BOUNDARIES.get(args.teacher.stem, {})) != set(names):
-        print(f"distil: {args.teacher.stem} has not the blocks of {args.network}", file=sys.stderr)
+    tensors = boundaries(args.teacher.stem, args.network, names)
+    if missing := [n for n in names if n not in tensors]:
+        text = f"distil: no tensors of {args.teacher.stem} known for {', '.join(missing)}"
+        print(text, file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / "blocks.pt"
@@ -252,7 +255,7 @@ def train_blocks(args: argparse.Namespace) -> int:
     watch = watch[:: max(1, len(watch) // 500)][:500]
     images = np.asarray(data.images[watch])
     target = run_teacher(open_teacher(args.teacher, 20, threads=args.threads), images)
-    feed = BlockFeed(args.teacher, names, args.batch, args.teacher_threads)
+    feed = BlockFeed(args.teacher, tensors, args.batch, args.teacher_threads)
     torch.set_num_threads(args.threads)
     maps = prefetch(feed(b) for b in loader)
     if weights is None:
@@ -294,10 +297,9 @@ def train_blocks(args: argparse.Namespace) -> int:
 class EndFeed:
     """Augmented pictures, the teachers' unit embeddings and the first teacher's stage-end maps."""
 
-    def __init__(self, args: argparse.Namespace, guides: tuple[str, ...]) -> None:
-        blocks = (*guides, "head") if guides else ()
+    def __init__(self, args: argparse.Namespace, guides: dict[str, str]) -> None:
         self.first = open_teacher(
-            args.teacher, args.batch, blocks=blocks, threads=args.teacher_threads
+            args.teacher, args.batch, tensors=guides, threads=args.teacher_threads
         )
         self.more = [
             open_teacher(path, args.batch, threads=args.teacher_threads) for path in args.also
@@ -382,8 +384,8 @@ def train_end(args: argparse.Namespace) -> int:
     held = hold_out(data)
     rows = np.flatnonzero(~held & data.keep)
     network = build(args.network).to(memory_format=torch.channels_last)
-    known = BOUNDARIES.get(args.teacher.stem, {})
     guides = tuple(g for g in args.guides.split(",") if g)
+    known = boundaries(args.teacher.stem, args.network, [*guides, "head"] if guides else [])
     if missing := [g for g in guides if g not in known or g not in network.blocks]:
         print(f"distil: no maps to guide {', '.join(missing)} by", file=sys.stderr)
         return 2
@@ -419,7 +421,7 @@ def train_end(args: argparse.Namespace) -> int:
     images = np.asarray(data.images[watch])
     target = run_teacher(open_teacher(args.teacher, 20, threads=args.threads), images)
     torch.set_num_threads(args.threads)
-    feed = EndFeed(args, guides)
+    feed = EndFeed(args, known)
     items = prefetch(feed(b) for b in loader)
     student.train()
     log = (args.out / "end.jsonl").open("a")

@@ -24,12 +24,31 @@ BOUNDARIES: dict[str, dict[str, str]] = {
     }
 }
 
+# Which of the teacher's blocks a smaller network's block stands for: its output has that block's
+# width and resolution. Networks not listed have the teacher's own blocks.
+STANDS_FOR: dict[str, dict[str, str]] = {
+    "mobilefacenet-edge": {
+        "stem": "down1",
+        "res1_0": "res1_1",
+        "res1_1": "res1_3",
+        "res2_0": "res2_1",
+        "res2_1": "res2_3",
+        "res2_2": "res2_5",
+    }
+}
+
 # (mean, scale) of the input: network input = (RGB 0..255 − mean) · scale.
 INPUTS: dict[str, tuple[float, float]] = {
     "mobilefacenet_y1": (0.0, 1.0),
     "mobileface_v2": (0.0, 1.0),
     "edgeface_xs": (127.5, 1 / 127.5),
 }
+
+
+def boundaries(teacher: str, network: str, blocks: list[str]) -> dict[str, str]:
+    """Student block → teacher tensor for those of `blocks` that have one."""
+    table, other = BOUNDARIES.get(teacher, {}), STANDS_FOR.get(network, {})
+    return {b: table[other.get(b, b)] for b in blocks if other.get(b, b) in table}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,19 +69,22 @@ class Teacher:
 
 
 def open_teacher(
-    path: Path, batch: int, *, blocks: tuple[str, ...] = (), threads: int = 1, bf16: bool = True
+    path: Path,
+    batch: int,
+    *,
+    tensors: dict[str, str] | None = None,
+    threads: int = 1,
+    bf16: bool = True,
 ) -> Teacher:
-    """Compile `path` for a fixed batch; with `blocks` the teacher's tensors at those boundaries are
+    """Compile `path` for a fixed batch; with `tensors` (name → tensor of the graph) those are
     returned, otherwise only `embedding`."""
     core = ov.Core()
     model = core.read_model(str(path))
-    if blocks:
-        table = BOUNDARIES.get(path.stem)
-        if table is None:
-            raise ValueError(f"{path.stem}: no block boundaries known; see BOUNDARIES")
-        tensors = [table[b] for b in blocks]
+    if tensors:
         known = {n: o for op in model.get_ops() for o in op.outputs() for n in o.get_names()}
-        nodes = [known[t] for t in tensors]
+        if missing := [t for t in tensors.values() if t not in known]:
+            raise ValueError(f"{path.name} has no tensor {', '.join(missing)}")
+        nodes = [known[t] for t in tensors.values()]
         model = ov.Model(nodes, model.get_parameters(), path.stem)
     model.reshape([batch, 3, 112, 112])
     settings = {
@@ -72,7 +94,7 @@ def open_teacher(
     }
     mean, scale = INPUTS.get(path.stem, (127.5, 1 / 127.5))
     compiled = core.compile_model(model, "CPU", settings)
-    return Teacher(compiled, blocks or ("embedding",), batch, mean, scale)
+    return Teacher(compiled, tuple(tensors or ["embedding"]), batch, mean, scale)
 
 
 def to_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -121,13 +121,15 @@ class Graph:
     def head(self, x: str, name: str, module: Head) -> str:
         y = self.conv_bn(x, f"{name}.expand", module.expand)
         y = self.conv_bn(y, f"{name}.pool", module.pool)
-        y = self.node("Flatten", [y], f"{name}.flat", axis=1)
         norm = module.norm
         scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().double()
         weight = (module.linear.weight.detach().double() * scale[:, None]).float().numpy()
+        weight = weight[:, :, None, None]
         bias = (norm.bias.detach().double() - norm.running_mean.double() * scale).float().numpy()
         inputs = [y, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
-        return self.node("Gemm", inputs, f"{name}.raw", transB=1)
+        # A 1×1 convolution, not Gemm: OpenVINO's INT8 Gemm takes 0.2 ms for these 65k products.
+        y = self.node("Conv", inputs, f"{name}.linear", kernel_shape=[1, 1])
+        return self.node("Flatten", [y], f"{name}.raw", axis=1)
 
 
 def to_onnx(
