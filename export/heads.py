@@ -338,7 +338,8 @@ def to_onnx(bank: SubmodelBank, path: Path) -> None:
                       "gamma": np.float32([bank.rule.gamma])}  # fmt: skip
         for op, inputs, output in (
             ("MatMul", ["x", "C"], "sc"), ("GatherElements", ["sc", "A"], "b_prime"),
-            ("Add", ["a_prime", "one"], "a1"), ("Mul", ["b", "a1"], "m"), ("Mul", ["m", "tau"], "l"),
+            ("Add", ["a_prime", "one"], "a1"), ("Mul", ["b", "a1"], "m"),
+            ("Mul", ["m", "tau"], "l"),
             ("Add", ["b_prime", "one"], "b1"), ("Mul", ["a", "b1"], "r"),
             ("Greater", ["l", "r"], "prefer"), ("Greater", ["a", "gamma"], "sure"),
             ("Not", ["sure"], "unsure"), ("And", ["prefer", "unsure"], "use_sim"),
@@ -360,9 +361,10 @@ def to_onnx(bank: SubmodelBank, path: Path) -> None:
     outputs = [("class", TensorProto.INT64), ("similarity", TensorProto.FLOAT)]
     if mixed:
         outputs += [(n, TensorProto.FLOAT) for n in ("a", "a_prime", "b", "b_prime")]
+    shape = ["q", constants["W"].shape[0]]
     graph = helper.make_graph(
         nodes, "submodels",
-        [helper.make_tensor_value_info("probes", TensorProto.FLOAT, ["q", constants["W"].shape[0]])],
+        [helper.make_tensor_value_info("probes", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(n, t, ["q", 1]) for n, t in outputs],
         [numpy_helper.from_array(v, k) for k, v in constants.items()],
     )  # fmt: skip
