@@ -1,0 +1,145 @@
+"""Steps on the kNN graph, in C where the extension was built and in Python where it was not."""
+
+from __future__ import annotations
+
+import importlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.cluster import reference
+from edgeface.types import Array
+
+Indices = NDArray[np.int32]
+THREADS = 2
+
+
+def _extension() -> Any:
+    """The C steps, or None where the package was installed without a compiler."""
+    try:
+        return importlib.import_module("edgeface._graph")
+    except ModuleNotFoundError:
+        return None
+
+
+_graph = _extension()
+
+
+def path() -> str:
+    """What runs the graph steps: `avx2`, `scalar` (both C) or `python`."""
+    return str(_graph.path()) if _graph else "python"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Neighbour rows sorted by id: `ids` (n, k) int32 ascending, padded with the largest int32;
+    `amounts` (channels, n, k) float32 at the same places."""
+
+    ids: Indices
+    amounts: Array
+
+    @classmethod
+    def of(cls, indices: Indices, amounts: list[Array]) -> Rows:
+        """Sort rows of neighbours; -1 marks a missing one."""
+        ids = np.where(indices < 0, reference.PAD, indices)
+        order = np.argsort(ids, axis=1)
+        return cls(
+            np.ascontiguousarray(np.take_along_axis(ids, order, axis=1), np.int32),
+            np.stack([np.take_along_axis(a, order, axis=1) for a in amounts]).astype(np.float32),
+        )
+
+
+def overlap(rows: Rows, nodes: Indices, targets: Indices, *, mean: bool = False) -> Array:
+    """What the neighbourhoods at both ends of edges have in common.
+
+    For each edge from nodes[r] to targets[r, e] and each channel, the sum over common neighbours of
+    the product (or `mean`) of their amounts. `nodes` (m,), `targets` (m, k) int32, negative = no
+    edge. Returns (channels, m, k) float32.
+    """
+    if not _graph:
+        return reference.overlap(rows.ids, rows.amounts, nodes, targets, mean=mean)
+    channels, n, k = rows.amounts.shape
+    out = np.empty((channels, len(nodes), k), np.float32)
+
+    def part(span: slice) -> None:
+        few, some = np.ascontiguousarray(nodes[span]), np.ascontiguousarray(targets[span])
+        result = np.empty((channels, len(few), k), np.float32)
+        _graph.overlap(
+            n, k, channels, len(few), 0 if mean else 1, 0, rows.ids, rows.amounts, few, some, result
+        )
+        out[:, span] = result
+
+    half = (len(nodes) + THREADS - 1) // THREADS
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(part, (slice(i * half, (i + 1) * half) for i in range(THREADS))))
+    return out
+
+
+def lookup(rows: Rows, nodes: Indices, targets: Indices, *, absent: float) -> Array:
+    """The amount (channel 0) at which the other end of an edge lists this one, else `absent`.
+
+    Shapes as in `overlap`; returns (m, k) float32.
+    """
+    if not _graph:
+        return reference.lookup(rows.ids, rows.amounts[0], nodes, targets, absent)
+    n, k = rows.ids.shape
+    out = np.empty((len(nodes), k), np.float32)
+    _graph.lookup(
+        n,
+        k,
+        len(nodes),
+        absent,
+        rows.ids,
+        np.ascontiguousarray(rows.amounts[0]),
+        np.ascontiguousarray(nodes),
+        np.ascontiguousarray(targets),
+        out,
+    )
+    return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edges:
+    """An undirected weighted graph, every edge stored from both ends: `start` (n + 1) int64,
+    `targets` int32 and `weights` float32 > 0."""
+
+    start: NDArray[np.int64]
+    targets: Indices
+    weights: Array
+
+    @classmethod
+    def of(cls, n: int, sources: Indices, targets: Indices, weights: Array) -> Edges:
+        """From directed edges: the weight of a pair is the mean of its two directions, a missing
+        one counting as 0. Self-loops are dropped."""
+        keep = sources != targets
+        a, b = sources[keep].astype(np.int64), targets[keep].astype(np.int64)
+        half = weights[keep] * np.float32(0.5)
+        keys = np.concatenate([a * n + b, b * n + a])
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else []
+        firsts = np.asarray(first, np.int64)
+        both = np.concatenate([half, half])[order]
+        del order
+        total = np.add.reduceat(both, firsts) if len(firsts) else np.empty(0, np.float32)
+        keys = keys[firsts]
+        start = np.searchsorted(keys, np.arange(n + 1, dtype=np.int64) * n)
+        return cls(start.astype(np.int64), (keys % n).astype(np.int32), total.astype(np.float32))
+
+
+def partition(edges: Edges) -> tuple[Indices, float]:
+    """Two-level map-equation modules (Rosvall and Bergstrom 2008) of an undirected graph.
+
+    Returns labels (n,) int32 numbered by first node, and the code length in bits per step.
+    """
+    if not _graph:
+        return reference.partition(edges.start, edges.targets, edges.weights)
+    n = len(edges.start) - 1
+    labels = np.empty(n, np.int32)
+    length = _graph.partition(
+        n, len(edges.targets), edges.start, edges.targets, edges.weights, labels
+    )
+    return labels, float(length)
