@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gallery_faces import MEMORY, MODEL, SIZE
@@ -31,8 +32,8 @@ def local(path: Path):
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """The address of a PostgreSQL server of our own, with pgvector, in memory where that can be."""
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server of our own, with pgvector, in memory where that can be."""
     pytest.importorskip("psycopg")
     pgserver = pytest.importorskip("pgserver", reason="pgserver carries the PostgreSQL to test")
     with (
@@ -41,8 +42,20 @@ def server() -> Iterator[str]:
     ):
         patch.setenv("XDG_RUNTIME_DIR", name)
         running = pgserver.get_server(Path(name) / "data")
-        yield running.get_uri()
+        yield running
         running.cleanup()
+
+
+@pytest.fixture
+def server(postgres: Any) -> str:
+    """The address of that server, emptied."""
+    import psycopg
+
+    address = str(postgres.get_uri())
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("SET client_min_messages = warning")
+        connection.execute("DROP SCHEMA IF EXISTS edgeface CASCADE")
+    return address
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -50,13 +63,7 @@ def place(request: pytest.FixtureRequest, path: Path) -> Path | str:
     """Where a new gallery goes: a file, or an empty server."""
     if request.param == "sqlite":
         return path
-    import psycopg
-
-    address = str(request.getfixturevalue("server"))
-    with psycopg.connect(address, autocommit=True) as connection:
-        connection.execute("SET client_min_messages = warning")
-        connection.execute("DROP SCHEMA IF EXISTS edgeface CASCADE")
-    return address
+    return str(request.getfixturevalue("server"))
 
 
 @pytest.fixture

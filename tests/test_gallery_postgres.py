@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,35 +14,26 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery
 from edgeface.gallery.postgres import Vectors
 
-psycopg = pytest.importorskip("psycopg")
+pytest.importorskip("psycopg")
 pytest_plugins = ("gallery_places",)
 
 
 @pytest.fixture
 def shared_gallery(server: str):
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("SET client_min_messages = warning")
-        connection.execute("DROP SCHEMA IF EXISTS edgeface CASCADE")
     with Gallery.open(server, model=MODEL, size=SIZE) as opened:
         yield opened
 
 
-def restart(server: str) -> None:
+def restart(postgres: Any) -> None:
     """Stop the server the hard way and start it again, as after a crash."""
-    import pgserver
+    from pgserver._commands import pg_ctl
 
-    data = server.partition("host=")[2]
-    control = Path(pgserver.__file__).parent / "pginstall" / "bin" / "pg_ctl"
-    command = ["pg_ctl", "restart", "-w", "-m", "immediate", "-D", data, "-l", f"{data}/again.log",
-               "-o", f'-h "" -k {data}']  # fmt: skip
-    user = None if Path(data).stat().st_uid == 0 else Path(data).owner()
-    subprocess.run(
-        command, executable=control, check=True, capture_output=True, timeout=60, user=user
-    )
+    pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=postgres.pgdata, user=postgres.system_user)
+    postgres.ensure_postgres_running()
 
 
 def test_a_restart_loses_nothing_and_the_client_recovers(
-    server: str, shared_gallery: Gallery
+    postgres: Any, shared_gallery: Gallery
 ) -> None:
     acknowledged: list[str] = []
     found: list[str] = []
@@ -64,7 +54,7 @@ def test_a_restart_loses_nothing_and_the_client_recovers(
     worker = threading.Thread(target=enrol)
     worker.start()
     time.sleep(0.5)
-    restart(server)
+    restart(postgres)
     found.append(shared_gallery.search(faces(9999)[0])[0].name)
     before = len(acknowledged)
     deadline = time.monotonic() + 30.0
@@ -96,17 +86,11 @@ def test_a_server_that_is_not_there() -> None:
 
 
 def test_an_empty_server_is_no_gallery(server: str) -> None:
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("SET client_min_messages = warning")
-        connection.execute("DROP SCHEMA IF EXISTS edgeface CASCADE")
     with pytest.raises(GalleryError, match="holds no gallery"):
         Gallery.open(server)
 
 
 def test_a_server_gallery_is_not_encrypted_here(server: str) -> None:
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("SET client_min_messages = warning")
-        connection.execute("DROP SCHEMA IF EXISTS edgeface CASCADE")
     with pytest.raises(GalleryError, match="cannot be encrypted"):
         Gallery.open(server, model=MODEL, size=SIZE, key=bytes(32))
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-import numpy as np
-
 from edgeface.gallery.cipher import Cipher
 from edgeface.gallery.database import Database
-from edgeface.gallery.index import Index
 from edgeface.gallery.tables import Tables
 from edgeface.types import Array, Match
-
-CHUNK = 20_000  # samples read at once while the index catches up
 
 
 class Finder(Protocol):
@@ -33,65 +27,17 @@ class Finder(Protocol):
         """Take in the changes this process has just committed."""
         ...
 
+    def settle(self) -> None:
+        """Wait until what is being built in the background is built."""
+        ...
+
+    def scrub(self) -> None:
+        """Erase what it keeps on a disk."""
+        ...
+
     def close(self) -> None:
         """Let go of what it holds."""
         ...
-
-
-class Mirror:
-    """An index in memory that follows the rows of a database."""
-
-    def __init__(self, database: Database, cipher: Cipher, size: int) -> None:
-        self._db, self._cipher = database, cipher
-        self._index = Index(size)
-        self._seen: object = None
-        self._revision = -1
-        self._refreshing = threading.Lock()
-        self.refresh()
-
-    def __len__(self) -> int:
-        self._catch_up()
-        return len(self._index)
-
-    def search(self, probes: Array, k: int) -> list[list[Match]]:
-        """See `Finder.search`."""
-        self._catch_up()
-        return self._index.search(probes, k)
-
-    def close(self) -> None:
-        """See `Finder.close`."""
-
-    def _catch_up(self) -> None:
-        if self._db.stamp() != self._seen:
-            self.refresh()
-
-    def refresh(self) -> None:
-        """Bring the index to the newest revision. Rows that change meanwhile get a newer revision
-        and come with the next call, so short reads suffice and nobody is kept from writing."""
-        with self._refreshing:
-            stamp = self._db.stamp()
-            since = self._revision
-            with self._db.snapshot() as execute:
-                tables = Tables(execute, self._cipher, self._db.place)
-                until = tables.revision()
-                if until == since:
-                    self._seen = stamp
-                    return
-                names, dropped = tables.names(since), tables.dropped(since)
-            self._index.rename(names)
-            self._index.remove(np.array(dropped, np.int64))
-            after, full = (since, 2**62), True
-            while full:
-                with self._db.snapshot() as execute:
-                    tables = Tables(execute, self._cipher, self._db.place)
-                    rows = tables.changed_samples(after, until, CHUNK)
-                if rows:
-                    ids = np.array([r[1] for r in rows], np.int64)
-                    owners = np.array([r[2] for r in rows], np.int64)
-                    self._index.add(ids, owners, np.stack([r[3] for r in rows]))
-                    after = rows[-1][:2]
-                full = len(rows) == CHUNK
-            self._revision, self._seen = until, stamp
 
 
 class Base:
@@ -117,6 +63,7 @@ class Base:
             yield Tables(execute, self._cipher, self._db.place)
 
     def _scrub(self) -> None:
+        self._finder.scrub()
         self._db.scrub()
         with self._db.transaction() as execute:
             Tables(execute, self._cipher, self._db.place).set("scrub", "done")

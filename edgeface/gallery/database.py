@@ -98,16 +98,22 @@ class SqliteDatabase:
         _check_file(path, create=create)
         self._write_lock, self._read_lock = threading.RLock(), threading.RLock()
         self._watch_lock, self._stamp = threading.Lock(), 0
-        with self._mended():
-            self._writer = self._connect()
-            self._reader = self._connect()
-            self._watcher = self._connect(timeout=0.0)
-            self._prepare()
+        self._connections: list[sqlite3.Connection] = []
+        try:
+            with self._mended():
+                self._writer = self._connect()
+                self._reader = self._connect()
+                self._watcher = self._connect(timeout=0.0)
+                self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     def _connect(self, timeout: float = BUSY_SECONDS) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self.path, timeout=timeout, isolation_level=None, check_same_thread=False
         )
+        self._connections.append(connection)
         for pragma in ("synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
         return connection
@@ -185,7 +191,7 @@ class SqliteDatabase:
     def close(self) -> None:
         """See `Database.close`."""
         with self._write_lock, self._read_lock, self._watch_lock:
-            for connection in (self._watcher, self._reader, self._writer):
+            for connection in reversed(self._connections):
                 connection.close()
 
     def _check_process(self) -> None:

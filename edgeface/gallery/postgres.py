@@ -85,7 +85,11 @@ class PostgresDatabase:
         self._idle: list[psycopg.Connection[Any]] = []
         self._lock, self._closed, self._reached = threading.Lock(), False, False
         self.indexed_type = "vector"  # half precision where this pgvector has it
-        self._prepare(size)
+        try:
+            self._prepare(size)
+        except BaseException:
+            self.close()
+            raise
 
     def _prepare(self, size: int | None) -> None:
         """Make the tables if there are none and `size` is given; bring them up to date."""
@@ -277,6 +281,12 @@ class ServerFinder:
 
     def refresh(self) -> None:
         """See `Finder.refresh`: the server is always up to date."""
+
+    def settle(self) -> None:
+        """See `Finder.settle`: nothing is built here."""
+
+    def scrub(self) -> None:
+        """See `Finder.scrub`: nothing is kept here."""
 
     def close(self) -> None:
         """See `Finder.close`."""

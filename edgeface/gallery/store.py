@@ -12,12 +12,15 @@ from numpy.typing import ArrayLike
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import exchange, journal
-from edgeface.gallery.base import Finder, Mirror
+from edgeface.gallery.base import Finder
+from edgeface.gallery.cipher import Cipher
 from edgeface.gallery.contract import agree
 from edgeface.gallery.database import Database, SqliteDatabase
 from edgeface.gallery.editing import Editing
+from edgeface.gallery.mirror import Mirror
 from edgeface.gallery.postgres import PostgresDatabase, ServerFinder, is_postgres
 from edgeface.gallery.records import Kind, Person, Provenance, Sample, check_name, unit_rows
+from edgeface.gallery.tables import Tables
 from edgeface.types import Match, Threshold
 
 
@@ -58,7 +61,7 @@ class Gallery(Editing):
             finder: Finder = (
                 ServerFinder(database, size)
                 if isinstance(database, PostgresDatabase)
-                else Mirror(database, cipher, size)
+                else Mirror(database, cipher, size, cache=_cache(database, cipher))
             )
             gallery = cls(database, cipher, finder, model=model, size=size)
             with gallery._read() as tables:
@@ -181,6 +184,10 @@ class Gallery(Editing):
         """Give the space of deleted rows back to the disk; may take seconds for large galleries."""
         self._scrub()
 
+    def settle(self) -> None:
+        """Wait until the index of a large gallery, built in the background, is complete."""
+        self._finder.settle()
+
     # Exchange
 
     def export_npz(self, path: str | Path) -> int:
@@ -260,3 +267,12 @@ class Gallery(Editing):
         with self._change() as (tables, _):
             tables.set("threshold", repr(float(threshold.value)))
             tables.set("threshold_origin", threshold.origin)
+
+
+def _cache(database: Database, cipher: Cipher) -> Path | None:
+    """Where a file's index is kept: beside it, and nowhere when it is encrypted. The gallery's own
+    id is part of the name, lest a new gallery of an old name take the old index for its own."""
+    with database.snapshot() as execute:
+        gallery = Tables(execute, cipher, database.place).setting("uuid") or ""
+    path = Path(database.place)
+    return None if cipher.secret else path.with_name(f"{path.name}-index-{gallery[:8]}")

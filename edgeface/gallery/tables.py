@@ -21,6 +21,7 @@ _PERSON = """
            (SELECT count(*) FROM sample s WHERE s.person_id = p.id) FROM person p"""
 _SAMPLE = """
     SELECT id, person_id, embedding, quality, provenance, source, crop, created FROM sample"""
+_MARKS = 500  # values of one IN (...), well below what any SQLite allows
 
 
 class Tables:
@@ -204,6 +205,24 @@ class Tables:
             (*after, until, limit),
         )
         return [(int(r), int(i), int(p), self._embedding(e)) for r, i, p, e in rows]
+
+    def embeddings(self, ids: Sequence[int]) -> list[tuple[int, Array]]:
+        """(id, embedding) of those of `ids` that there are."""
+        found: list[tuple[int, Array]] = []
+        for start in range(0, len(ids), _MARKS):
+            some = ids[start : start + _MARKS]
+            marks = ", ".join("?" * len(some))
+            rows = self.execute(f"SELECT id, embedding FROM sample WHERE id IN ({marks})", some)
+            found += [(int(i), self._embedding(e)) for i, e in rows]
+        return found
+
+    def owners(self) -> dict[int, int]:
+        """The person of every sample, by their ids in ascending order."""
+        rows = self.execute("SELECT id, person_id FROM sample")
+        return {int(i): int(p) for i, p in sorted(rows)}
+
+    def count_samples(self) -> int:
+        return int(self.execute("SELECT count(*) FROM sample")[0][0])
 
     def dropped(self, since: int) -> list[int]:
         rows = self.execute("SELECT sample_id FROM dropped WHERE revision > ?", (since,))

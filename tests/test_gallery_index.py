@@ -1,0 +1,243 @@
+"""The index finds what the rows hold, however large, however it came about."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gallery_faces import MODEL, SIZE, faces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeface.gallery import Gallery, mirror
+from edgeface.gallery.flat import Exact, Sketch
+from edgeface.gallery.graph import Hnsw
+from edgeface.gallery.index import ReadWriteLock
+
+pytest_plugins = ("gallery_places",)
+LIMIT = 300
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "EXACT_LIMIT", LIMIT)
+    monkeypatch.setattr(mirror, "BUILD_CHUNK", 64)
+    monkeypatch.setattr(mirror, "SAVE_AFTER", 1)
+
+
+def searcher(kind: str, rows: np.ndarray, first: int | None = None):
+    """A searcher of the `first` rows (all by default), whose ids begin at 100."""
+    ids = np.arange(100, 100 + len(rows))[:first]
+
+    def fetch(some):
+        return some, rows[some - 100]
+
+    made = {
+        "exact": lambda: Exact(SIZE),
+        "sketch": lambda: Sketch(SIZE, fetch),
+        "graph": lambda: Hnsw.empty(SIZE, 10),
+    }[kind]()
+    made.add(ids, rows[: len(ids)])
+    return made
+
+
+def crowd(people: int, each: int = 4) -> np.ndarray:
+    """Faces that come in clusters, as real ones do."""
+    centres = np.repeat(faces(1, people), each, axis=0)
+    rows = centres + 0.6 * faces(2, people * each)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["exact", "sketch", "graph"])
+def test_every_searcher_finds_the_nearest_with_exact_similarities(kind: str) -> None:
+    rows = crowd(200)
+    index = searcher(kind, rows)
+    probes = rows[::7] + 0.1 * faces(3, len(rows[::7]))
+    probes = (probes / np.linalg.norm(probes, axis=1, keepdims=True)).astype(np.float32)
+    ids, sims = index.search(probes, 5)
+    truth = probes @ rows.T
+    np.testing.assert_allclose(sims, np.take_along_axis(truth, ids - 100, axis=1), atol=2e-6)
+    assert np.all(np.diff(sims, axis=1) <= 0)
+    assert np.mean(ids[:, 0] - 100 == truth.argmax(axis=1)) >= 0.99
+
+
+@pytest.mark.parametrize("kind", ["exact", "sketch", "graph"])
+@settings(max_examples=20, deadline=None)
+@given(removed=st.sets(st.integers(0, 59), max_size=60), again=st.integers(0, 30))
+def test_what_is_removed_is_gone_and_the_rest_is_found(
+    kind: str, removed: set[int], again: int
+) -> None:
+    rows = crowd(30, 3)
+    index = searcher(kind, rows, 60)
+    index.remove(np.array(sorted(removed), np.int64) + 100)
+    index.add(np.arange(160, 160 + again), rows[60 : 60 + again])
+    left = (set(range(60)) - removed) | set(range(60, 60 + again))
+    assert len(index) == len(left)
+    assert all(((i + 100) in index) is (i in left) for i in range(90))
+    if left:
+        ids, _ = index.search(rows[sorted(left)], len(left))
+        assert (np.sort(ids, axis=1) == np.array(sorted(left)) + 100).all()
+        assert (ids[:, 0] == np.array(sorted(left)) + 100).all()
+
+
+def test_a_removed_vector_is_overwritten(folder: Path) -> None:
+    rows = crowd(30, 3)
+    index = searcher("graph", rows)
+    index.remove(np.array([117]))
+    index.save(folder / "saved")
+    content = (folder / "saved").read_bytes()
+    assert rows[17].tobytes() not in content
+    assert rows[18].tobytes() in content
+
+
+def test_a_graph_is_saved_and_loaded_with_what_is_still_wanted(folder: Path) -> None:
+    rows = crowd(30, 3)
+    index = searcher("graph", rows)
+    index.remove(np.array([100]))
+    index.save(folder / "saved")
+    assert [p.name for p in folder.iterdir()] == ["saved"]
+    loaded = Hnsw.load(folder / "saved", SIZE, range(101, 180))
+    assert len(loaded) == 79
+    assert 100 not in loaded
+    assert 185 not in loaded
+    ids, sims = loaded.search(rows[50:51], 3)
+    assert (ids[0, 0], sims[0, 0]) == (150, pytest.approx(1.0, abs=1e-6))
+    (folder / "saved").write_bytes(b"no graph")
+    with pytest.raises(RuntimeError):
+        Hnsw.load(folder / "saved", SIZE, [])
+
+
+def fill(gallery: Gallery, people: int, start: int = 0) -> None:
+    for i in range(start, start + people):
+        gallery.enroll(f"p{i}", faces(i, 20))
+
+
+def answers(gallery: Gallery) -> list[list[int]]:
+    probes = np.concatenate([faces(i, 20)[:1] for i in range(30)])
+    return [[m.person_id for m in found[:1]] for found in gallery.search_many(probes, 3)]
+
+
+def test_a_gallery_grows_from_scan_to_graph_and_opens_with_it(path: Path, folder: Path) -> None:
+    with Gallery.open(path, model=MODEL, size=SIZE) as gallery:
+        kinds = []
+        for i in range(20):
+            fill(gallery, 1, start=i)
+            kinds.append(type(gallery._finder._index.searcher))
+        assert kinds[0] is Exact
+        gallery.settle()
+        assert type(gallery._finder._index.searcher) is Hnsw
+        fill(gallery, 5, start=20)
+        gallery.forget("p3")
+        gallery.merge("p4", "p5")
+        before = answers(gallery)
+        assert len(gallery) == 24 * 20
+    (cache,) = [p for p in folder.iterdir() if p != path]
+    with Gallery.open(path) as gallery:
+        assert type(gallery._finder._index.searcher) is Hnsw
+        assert gallery._finder._builder is None, "nothing had to be built"
+        assert answers(gallery) == before
+        assert len(gallery) == 24 * 20
+    cache.unlink()
+    with Gallery.open(path) as gallery:
+        assert answers(gallery) == before, "the index is only a cache"
+        gallery.settle()
+        assert answers(gallery) == before
+    assert cache.exists()
+
+
+def test_a_cache_behind_or_beside_the_gallery_does_no_harm(path: Path, folder: Path) -> None:
+    with Gallery.open(path, model=MODEL, size=SIZE) as gallery:
+        fill(gallery, 20)
+        gallery.settle()
+    (cache,) = [p for p in folder.iterdir() if p != path]
+    old = cache.read_bytes()
+    with Gallery.open(path) as gallery:
+        gallery.merge("p1", "p2")
+        gallery.forget("p3")
+        assert not cache.exists(), "a forgotten face must not stay in the cache"
+        fill(gallery, 3, start=20)
+        before = answers(gallery)
+    for content in (old, old[: len(old) // 2], b""):
+        cache.write_bytes(content)
+        with Gallery.open(path) as gallery:
+            assert answers(gallery) == before
+            gallery.settle()
+            assert answers(gallery) == before
+    other = folder / "other.gallery"
+    with Gallery.open(other, model=MODEL, size=SIZE) as gallery:
+        for i in range(20):
+            gallery.enroll(f"q{i}", faces(5000 + i, 20))
+        gallery.settle()
+    (foreign,) = [p for p in folder.iterdir() if p.name.startswith("other.gallery-")]
+    cache.write_bytes(foreign.read_bytes())
+    with Gallery.open(path) as gallery:
+        assert answers(gallery) == before, "vectors that are not the rows' are not trusted"
+
+
+def test_changes_during_the_building_are_not_missed(path: Path) -> None:
+    with Gallery.open(path, model=MODEL, size=SIZE) as gallery:
+        gallery.enroll("many", faces(0, 4000))
+        fill(gallery, 10, start=1)
+        gallery.forget("p2")
+        gallery.merge("p3", "p4")
+        gallery.settle()
+        assert type(gallery._finder._index.searcher) is Hnsw
+        assert len(gallery) == 4000 + 180
+        found = {i: gallery.search(faces(i, 20)[0], 1)[0].name for i in (1, 2, 3, 4, 10)}
+        assert (found[1], found[3], found[4], found[10]) == ("p1", "p3", "p3", "p10")
+        assert found[2] != "p2"
+
+
+def test_searching_while_inserting_from_threads(path: Path) -> None:
+    with Gallery.open(path, model=MODEL, size=SIZE) as gallery:
+        fill(gallery, 16)
+        errors: list[BaseException] = []
+        stop = threading.Event()
+
+        def look() -> None:
+            try:
+                while not stop.is_set():
+                    assert gallery.search(faces(5, 20)[3], 1)[0].name == "p5"
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=look) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        fill(gallery, 10, start=100)
+        gallery.forget("p7")
+        gallery.settle()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not errors
+
+
+def test_a_waiting_writer_goes_before_new_readers() -> None:
+    lock, order = ReadWriteLock(), []
+    inside, done = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with lock.reading():
+            inside.set()
+            done.wait(5)
+            order.append("reader")
+
+    def write() -> None:
+        with lock.writing():
+            order.append("writer")
+
+    reader, writer = threading.Thread(target=read), threading.Thread(target=write)
+    reader.start()
+    inside.wait(5)
+    writer.start()
+    while not lock._waiting:
+        pass
+    late = threading.Thread(target=read)
+    late.start()
+    done.set()
+    for thread in (reader, writer, late):
+        thread.join(5)
+    assert order == ["reader", "writer", "reader"]
