@@ -1,5 +1,17 @@
 """Measures of quality on numpy arrays, each with its source."""
 
+from edgeface.metrics.clustering import (
+    Agreement,
+    Contingency,
+    adjusted_rand_index,
+    bcubed,
+    bcubed_by_size,
+    contingency,
+    fowlkes_mallows,
+    normalized_mutual_information,
+    pairwise,
+    singleton_rate,
+)
 from edgeface.metrics.identification import (
     Interval,
     beta_quantile,
@@ -18,14 +30,24 @@ from edgeface.metrics.verification import (
 )
 
 __all__ = [
+    "Agreement",
+    "Contingency",
     "Interval",
+    "adjusted_rand_index",
+    "bcubed",
+    "bcubed_by_size",
     "best_threshold",
     "beta_quantile",
     "binomial_interval",
+    "contingency",
     "equal_error_rate",
     "fnir",
+    "fowlkes_mallows",
     "fpir",
+    "normalized_mutual_information",
+    "pairwise",
     "roc",
+    "singleton_rate",
     "tar_at_far",
     "threshold_at_far",
     "tpir_at_fpir",
