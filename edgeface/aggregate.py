@@ -89,7 +89,7 @@ class Evidence:
     def due(self, time: float) -> bool:
         """Whether a face at `time` (s) should be looked at."""
         return (
-            self._foreign_run > 0
+            self.doubtful
             or self._state.count < self._policy.fresh
             or time - self._last >= self._policy.refresh
         )
@@ -109,6 +109,11 @@ class Evidence:
         row, weight = embedding[None], np.array([quality], np.float32)
         self._state = self._aggregator.add(self._state, row, weight)
         return True
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last face looked at was foreign, so that a name may not be this face's."""
+        return self._foreign_run > 0
 
     @property
     def changed_hands(self) -> bool:

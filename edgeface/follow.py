@@ -101,7 +101,7 @@ class Follower:
         self._judge(seen, fresh)
         self._learn(seen, fresh, frame.time)
         shown = [t for t in seen if t.state is State.CONFIRMED]
-        self.sightings = [Sighting(t.face, self._dossiers[t.id].decision, t.id) for t in shown]
+        self.sightings = [Sighting(t.face, self._shown(t.id), t.id) for t in shown]
         gone = [t for t in tracks if t.state is State.REMOVED]
         return [e for t in shown for e in self._news(t, frame)] + self._farewells(gone, frame)
 
@@ -158,6 +158,15 @@ class Follower:
                 threshold=self._threshold,
                 present=[p for t, p in held.items() if t != track.id and p is not None],
             )
+
+    def _shown(self, track: int) -> Decision:
+        """What a track shows now: no name while its last face looked like somebody else's."""
+        dossier = self._dossiers[track]
+        if dossier.evidence.doubtful and dossier.decision.name is not None:
+            return replace(
+                dossier.decision, status=Status.UNCERTAIN, name=None, person_id=None
+            )
+        return dossier.decision
 
     def _dossier(self, track: int) -> _Dossier:
         if track not in self._dossiers:
