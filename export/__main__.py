@@ -11,6 +11,7 @@ VERBS = {
     "detector": ("export.detector", "train the five-landmark face detector"),
     "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),
     "onnx": ("export.to_onnx", "checkpoint to ONNX, float32 and float16 weights, with its card"),
+    "cohort": ("export.cohort", "fit the impostor model that ships beside an embedder"),
     "similarity": ("export.similarity", "learn the edge similarity used by clustering"),
 }
 
