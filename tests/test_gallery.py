@@ -357,6 +357,21 @@ def test_another_opening_sees_every_change(path: Path, local: Gallery) -> None:
         assert other.search(faces(1)[0]) == []
 
 
+def test_compaction_keeps_other_openings_right(path: Path, local: Gallery) -> None:
+    with Gallery.open(path) as other:
+        local.enroll("Ann", faces(1, 200))
+        local.enroll("Bea", faces(2, 2))
+        assert len(other) == 202
+        local.undo()
+        local.enroll("Cleo", faces(3, 2))
+        size = path.stat().st_size
+        local.forget("Ann")
+        local.compact()
+        assert path.stat().st_size < size
+        assert len(other) == len(local) == 2
+        assert [m.name for m in other.search(faces(3, 2)[1])] == ["Cleo"]
+
+
 def test_threads_share_a_gallery(gallery: Gallery) -> None:
     errors: list[BaseException] = []
 

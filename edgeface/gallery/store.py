@@ -75,8 +75,10 @@ class Gallery(Editing):
 
     def close(self) -> None:
         """Close the file; the gallery cannot be used afterwards."""
-        self._finder.close()
-        self._db.close()
+        try:
+            self._finder.close()
+        finally:
+            self._db.close()
 
     def __enter__(self) -> Self:
         return self
@@ -182,7 +184,9 @@ class Gallery(Editing):
 
     def compact(self) -> None:
         """Give the space of deleted rows back to the disk; may take seconds for large galleries."""
-        self._scrub()
+        with self._change() as (tables, revision):
+            tables.prune(revision)
+        self._db.scrub()
 
     def settle(self) -> None:
         """Wait until the index of a large gallery, built in the background, is complete."""
