@@ -26,6 +26,7 @@ NAMES = (
     "submodels",
     "clustering",
     "gallery",
+    "openset",
     "faults",
 )
 

@@ -291,6 +291,44 @@ def test_a_newer_schema_is_refused(path: Path, local: Gallery) -> None:
         Gallery.open(path)
 
 
+def test_an_older_gallery_is_brought_up_to_date(path: Path, local: Gallery, monkeypatch) -> None:
+    local.enroll("Ann", faces(1))
+    local.close()
+    newer = (*MIGRATIONS, "ALTER TABLE person ADD COLUMN shoe_size REAL;")
+    monkeypatch.setattr("edgeface.gallery.database.MIGRATIONS", newer)
+    with Gallery.open(path, model=MODEL, size=SIZE) as gallery:
+        assert gallery.search(faces(1)[0])[0].name == "Ann"
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT name, shoe_size FROM person").fetchall() == [("Ann", None)]
+        assert database.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
+    database.close()
+
+
+def test_a_migration_that_fails_changes_nothing(path: Path, local: Gallery, monkeypatch) -> None:
+    local.enroll("Ann", faces(1))
+    local.close()
+    before = path.read_bytes()
+    broken = (*MIGRATIONS, "CREATE TABLE half (a); CREATE TABLE person (a);")
+    with monkeypatch.context() as patch, pytest.raises(GalleryError):
+        patch.setattr("edgeface.gallery.database.MIGRATIONS", broken)
+        Gallery.open(path, model=MODEL, size=SIZE)
+    with Gallery.open(path, model=MODEL, size=SIZE) as gallery:
+        assert names(gallery) == ["Ann"]
+    with sqlite3.connect(path) as database:
+        tables = database.execute("SELECT name FROM sqlite_master").fetchall()
+    database.close()
+    assert ("half",) not in tables
+    assert len(path.read_bytes()) == len(before)
+
+
+def test_a_fork_is_told_to_open_its_own(local: Gallery, monkeypatch) -> None:
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(GalleryError, match="before this process was forked"):
+        local.search(faces(1)[0])
+    monkeypatch.undo()
+    assert local.search(faces(1)[0]) == []
+
+
 def test_a_closed_gallery_says_so(gallery: Gallery) -> None:
     gallery.close()
     with pytest.raises(GalleryError, match="has been closed"):
@@ -317,6 +355,21 @@ def test_another_opening_sees_every_change(path: Path, local: Gallery) -> None:
         assert other.search(faces(1)[0])[0].name == "Cleo"
         local.forget("Cleo")
         assert other.search(faces(1)[0]) == []
+
+
+def test_compaction_keeps_other_openings_right(path: Path, local: Gallery) -> None:
+    with Gallery.open(path) as other:
+        local.enroll("Ann", faces(1, 200))
+        local.enroll("Bea", faces(2, 2))
+        assert len(other) == 202
+        local.undo()
+        local.enroll("Cleo", faces(3, 2))
+        size = path.stat().st_size
+        local.forget("Ann")
+        local.compact()
+        assert path.stat().st_size < size
+        assert len(other) == len(local) == 2
+        assert [m.name for m in other.search(faces(3, 2)[1])] == ["Cleo"]
 
 
 def test_threads_share_a_gallery(gallery: Gallery) -> None:

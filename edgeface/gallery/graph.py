@@ -72,6 +72,10 @@ class Hnsw:
     def __contains__(self, sample: int) -> bool:
         return sample in self._alive
 
+    def ids(self) -> list[int]:
+        """The samples it holds."""
+        return list(self._alive)
+
     def add(self, ids: Ids, rows: Array) -> None:
         nodes, most = self._graph.get_current_count(), self._graph.get_max_elements()
         if nodes + len(ids) > most:

@@ -61,6 +61,11 @@ class Index:
     def __len__(self) -> int:
         return len(self.searcher)
 
+    def ids(self) -> list[int]:
+        """The samples it holds."""
+        with self._lock.reading():
+            return list(self._owner)
+
     def swap(self, searcher: Searcher) -> None:
         """Search with another searcher that holds the same samples from now on."""
         with self._lock.writing():
@@ -98,18 +103,16 @@ class Index:
         """For each probe (q, d) the `k` nearest people, each by its most similar sample."""
         with self._lock.reading():
             found: list[list[Match]] = [[] for _ in probes]
-            pending = np.arange(len(probes))
-            take = min(4 * k, len(self.searcher))
-            while len(pending) and take:
-                ids, sims = self.searcher.search(probes[pending], take)
-                for i, some_ids, some_sims in zip(
-                    pending.tolist(), ids.tolist(), sims.tolist(), strict=True
-                ):
-                    found[i] = self._people(some_ids, some_sims, k)
+            pending, take = list(range(len(probes))), min(4 * k, len(self.searcher))
+            while pending and take:
+                some = probes if len(pending) == len(probes) else probes[pending]
+                ids, sims = self.searcher.search(some, take)
+                for i, a, b in zip(pending, ids.tolist(), sims.tolist(), strict=True):
+                    found[i] = self._people(a, b, k)
                 if take == len(self.searcher):
                     break
                 # A person with many samples may fill the answer: look further for these probes.
-                pending = np.array([i for i in pending.tolist() if len(found[i]) < k], np.int64)
+                pending = [i for i in pending if len(found[i]) < k]
                 take = min(4 * take, len(self.searcher))
             return found
 

@@ -7,6 +7,7 @@ opening has it at once. That file is a cache: it may be deleted at any time.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from edgeface.gallery.graph import Hnsw
 from edgeface.gallery.index import Index
 from edgeface.gallery.tables import Tables
 from edgeface.types import Array, Match
+
+logger = logging.getLogger("edgeface")
 
 EXACT_LIMIT = 20_000  # samples; where a graph begins to pay: `python -m bench gallery`
 CHUNK = 20_000  # samples read at once
@@ -80,7 +83,7 @@ class Mirror:
                 tables = self._tables(execute)
                 until = tables.revision()
                 names = tables.names(since) if until != since else {}
-                dropped = tables.dropped(since) if until != since else []
+                dropped = tables.dropped(since, self._index.ids()) if until != since else []
             if until != since:
                 self._index.rename(names)
                 self._index.remove(np.array(dropped, np.int64))
@@ -143,7 +146,7 @@ class Mirror:
                 return
         with self._refreshing:
             with self._db.snapshot() as execute:
-                dropped = self._tables(execute).dropped(begun)
+                dropped = self._tables(execute).dropped(begun, graph.ids())
             gone = [i for i in dropped if i in graph and i not in self._index.searcher]
             graph.remove(np.array(gone, np.int64))
             for ids, _, rows in self._changed(begun, self._revision, BUILD_CHUNK):
@@ -200,5 +203,8 @@ class Mirror:
             return
         with self._db.transaction(), self._refreshing:
             self.refresh()
-            graph.save(self._cache)
+            try:
+                graph.save(self._cache)
+            except (OSError, RuntimeError) as error:  # the next opening builds it again
+                logger.warning("the index %s could not be kept: %s", self._cache, error)
             self._unsaved = 0

@@ -21,7 +21,7 @@ from edgeface.gallery.mirror import Mirror
 from edgeface.gallery.postgres import PostgresDatabase, ServerFinder, is_postgres
 from edgeface.gallery.records import Kind, Person, Provenance, Sample, check_name, unit_rows
 from edgeface.gallery.tables import Tables
-from edgeface.types import Match, Threshold
+from edgeface.types import Array, Match, Threshold
 
 
 class Gallery(Editing):
@@ -75,8 +75,10 @@ class Gallery(Editing):
 
     def close(self) -> None:
         """Close the file; the gallery cannot be used afterwards."""
-        self._finder.close()
-        self._db.close()
+        try:
+            self._finder.close()
+        finally:
+            self._db.close()
 
     def __enter__(self) -> Self:
         return self
@@ -182,7 +184,9 @@ class Gallery(Editing):
 
     def compact(self) -> None:
         """Give the space of deleted rows back to the disk; may take seconds for large galleries."""
-        self._scrub()
+        with self._change() as (tables, revision):
+            tables.prune(revision)
+        self._db.scrub()
 
     def settle(self) -> None:
         """Wait until the index of a large gallery, built in the background, is complete."""
@@ -208,21 +212,22 @@ class Gallery(Editing):
         People of one name become one, samples they already have are left out, strangers get new
         numbers. GalleryError when the file is not an export or of another model.
         """
-        return self._insert(exchange.read_npz(Path(path)), path)
+        return self.insert(exchange.read_npz(Path(path)), str(path))
 
     def import_parquet(self, path: str | Path) -> int:
         """`import_npz` for what `export_parquet` wrote."""
-        return self._insert(exchange.read_parquet(Path(path)), path)
+        return self.insert(exchange.read_parquet(Path(path)), str(path))
 
     def _table(self) -> exchange.Table:
         with self._read() as tables:
             rows = [(p, s) for p in tables.people() for s in tables.samples(p.id)]
         return exchange.table(self.model, self.size, rows)
 
-    def _insert(self, data: exchange.Table, path: str | Path) -> int:
+    def insert(self, data: exchange.Table, origin: str = "the table") -> int:
+        """Add a table of samples as `import_npz` does; `origin` names it in errors."""
         if data.model != self.model:
             raise GalleryError(
-                f"{path} was made with model {data.model}, {self._db.place} with {self.model}: "
+                f"{origin} was made with model {data.model}, {self._db.place} with {self.model}: "
                 "their embeddings cannot be compared"
             )
         with self._change() as (tables, revision):
@@ -233,15 +238,16 @@ class Gallery(Editing):
     def search(self, embedding: ArrayLike, k: int = 5) -> list[Match]:
         """The `k` people most similar to `embedding` (d,), best first, each by their most similar
         sample. Similarities are exact cosines. Fewer, or none, when there are fewer people."""
-        return self.search_many(unit_rows(embedding, self.size), k)[0]
+        return self._search(unit_rows(embedding, self.size), k)[0]
 
     def search_many(self, embeddings: ArrayLike, k: int = 5) -> list[list[Match]]:
         """`search` for each of `embeddings` (n, d)."""
+        return self._search(unit_rows(embeddings, self.size), k) if np.size(embeddings) else []
+
+    def _search(self, probes: Array, k: int) -> list[list[Match]]:
         if k < 1:
             raise GalleryError(f"k is {k}: ask for at least one person")
-        if not np.size(embeddings):
-            return []
-        return self._finder.search(unit_rows(embeddings, self.size), k)
+        return self._finder.search(probes, k)
 
     # The threshold
 

@@ -224,9 +224,19 @@ class Tables:
     def count_samples(self) -> int:
         return int(self.execute("SELECT count(*) FROM sample")[0][0])
 
-    def dropped(self, since: int) -> list[int]:
+    def dropped(self, since: int, held: Iterable[int]) -> list[int]:
+        """The samples deleted after revision `since`, of which `held` are of interest."""
+        ((floor,),) = self.execute("SELECT floor FROM state")
+        if since < floor:  # the list no longer reaches back so far
+            there = self.owners()
+            return [i for i in held if i not in there]
         rows = self.execute("SELECT sample_id FROM dropped WHERE revision > ?", (since,))
         return [int(i) for (i,) in rows]
+
+    def prune(self, revision: int) -> None:
+        """Empty the list of deleted samples up to now."""
+        self.execute("DELETE FROM dropped")
+        self.execute("UPDATE state SET floor = ?", (revision,))
 
     def move_samples(self, ids: Iterable[int], person_id: int, revision: int) -> None:
         self.execute(

@@ -1,0 +1,176 @@
+"""Does a threshold keep its promise? FPIR on impostors whom the calibration never saw.
+
+Galleries of N people (CelebA, one picture each). Impostors are LFW people, one picture each, none
+of them enrolled; in each of 20 random splits 3,000 calibrate and the others search. `measured` is
+the FPIR of those others at the calibrated threshold, pooled over the splits; `low` and `high` are
+the interval that `edgeface.calibrate` stated. `drawn` is the same with impostors drawn from the
+shipped cohort instead of LFW people, and `grown` with a threshold that was calibrated at a quarter
+of the gallery and derived for its size. `tpir`: 1,000 LFW people with a second picture, enrolled,
+at the FPIR of LFW people without one; `tpir_asnorm` the same with adaptive symmetric score
+normalisation (Matejka et al., Interspeech 2017) by the 300 nearest of 2,000 drawn people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.calibrate import calibrate
+from edgeface.cohort import Cohort
+from edgeface.embed import DEFAULT, Embedder
+from edgeface.metrics import fpir, tpir_at_fpir
+from edgeface.models import load_card
+from edgeface.types import Array
+
+COHORT, SPLITS, NEAREST = 3000, 20, 300
+SAME = 0.65  # LFW and CelebA share some people: closer pairs than this are taken for one person
+RATES = {"1e-1": 1e-1, "1e-2": 1e-2, "1e-3": 1e-3}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and where its embeddings are kept."""
+    parser.add_argument("--model", default=DEFAULT)
+    parser.add_argument("--cohort", type=Path, help="default: beside the model")
+    parser.add_argument("--cache", type=Path, help="keep the embeddings in this .npz")
+    parser.add_argument("--embeddings", type=Path, help="use these (the --cache of another model)")
+
+
+def best(probes: Array, rows: Array) -> NDArray[np.float32]:
+    """The similarity of the nearest row to each probe."""
+    parts = [(probes[i : i + 512] @ rows.T).max(axis=1) for i in range(0, len(probes), 512)]
+    return np.concatenate(parts)
+
+
+def pictures(root: Path, nth: int) -> list[Path]:
+    """The nth picture of every folder that has one."""
+    folders = (sorted(folder.glob("*.webp")) for folder in sorted(root.iterdir()))
+    return [found[nth] for found in folders if len(found) > nth]
+
+
+def embed(embedder: Embedder, files: list[Path]) -> Array:
+    """(n, d) embeddings of aligned crops."""
+    parts = []
+    for start in range(0, len(files), 32):
+        crops = [cv2.imread(str(f)) for f in files[start : start + 32]]
+        parts.append(embedder(np.stack(crops).astype(np.uint8)))
+        print(f"\ropenset: {start + 32}/{len(files)}", end="", file=sys.stderr, flush=True)
+    return np.concatenate(parts)
+
+
+def embeddings(args: argparse.Namespace) -> dict[str, NDArray[Any]]:
+    """`model` a digest or name, CelebA people, LFW people, second pictures of those LFW people
+    who have one, and which those are."""
+    if args.embeddings:
+        return dict(np.load(args.embeddings))
+    embedder = Embedder.load(args.model)
+    if args.cache and args.cache.exists():
+        kept = dict(np.load(args.cache))
+        if str(kept["model"]) == embedder.card.digest:
+            return kept
+    lfw = args.shared / "data/lfw/aligned112"
+    first, second = pictures(lfw, 0), pictures(lfw, 1)
+    with_two = {f.parent for f in second}
+    found = {
+        "model": np.array(embedder.card.digest),
+        "celeba": embed(embedder, pictures(args.shared / "data/faces/celeba", 0)),
+        "lfw": embed(embedder, first),
+        "second": embed(embedder, second),
+        "has_second": np.array([f.parent in with_two for f in first]),
+    }
+    if args.cache:
+        args.cache.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(args.cache, allow_pickle=False, **found)
+    return found
+
+
+def splits(n: int) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Who calibrates and who searches, 20 times."""
+    for seed in range(SPLITS):
+        order = np.random.default_rng(seed).permutation(n)
+        yield order[:COHORT], order[COHORT:]
+
+
+def cell(top: Array, quarter: Array, drawn: Array, size: int, rate: float) -> dict[str, float]:
+    """The figures of one gallery size and rate, from best similarities of LFW people to the whole
+    gallery and to a quarter of it, and of drawn people to the whole."""
+    results, grown, inside = [], [], []
+    by_cohort = calibrate(drawn, fpir=rate, size=size)
+    for known, held_out in splits(len(top)):
+        result = calibrate(top[known], fpir=rate, size=size)
+        results.append((fpir(top[held_out], result.value), result.value, result.low, result.high))
+        small = calibrate(quarter[known], fpir=rate, size=max(1, size // 4))
+        grown.append(fpir(top[held_out], small.at(size).value))
+        inside.append(by_cohort.low <= result.high and result.low <= by_cohort.high)
+    measured, value, low, high = np.mean(results, axis=0)
+    return {
+        "measured": float(measured),
+        "low": result.measured.low,
+        "high": result.measured.high,
+        "grown": float(np.mean(grown)),
+        "drawn": fpir(top, by_cohort.value),
+        "threshold": float(value),
+        "threshold_low": float(low),
+        "threshold_high": float(high),
+        "drawn_threshold": by_cohort.value,
+        "drawn_agrees": float(np.mean(inside)),
+    }
+
+
+def normalised(similarities: Array, probes: Array, enrolled: Array, cohort: Array) -> Array:
+    """`similarities` (p, n) less the mean over their deviation of each side's nearest impostors."""
+    result = np.zeros_like(similarities)
+    for rows, axis in ((probes, 1), (enrolled, 0)):
+        nearest = np.sort(rows @ cohort.T, axis=1)[:, -NEAREST:]
+        mean = np.expand_dims(nearest.mean(axis=1), axis)
+        result += 0.5 * (similarities - mean) / np.expand_dims(nearest.std(axis=1), axis)
+    return result
+
+
+def identified(data: dict[str, NDArray[Any]], cohort: Array) -> dict[str, float]:
+    """TPIR of enrolled LFW people at each FPIR, of raw and of normalised similarities."""
+    two = data["has_second"]
+    enrolled, probes, strangers = data["lfw"][two][:1000], data["second"][:1000], data["lfw"][~two]
+    mated, nonmated = probes @ enrolled.T, strangers @ enrolled.T
+    pairs = {
+        "tpir": (mated, nonmated),
+        "tpir_asnorm": (
+            normalised(mated, probes, enrolled, cohort),
+            normalised(nonmated, strangers, enrolled, cohort),
+        ),
+    }
+    result = {}
+    for key, (own, other) in pairs.items():
+        right = own.argmax(axis=1) == np.arange(len(own))
+        for name, rate in RATES.items():
+            share = tpir_at_fpir(own.max(axis=1), right, other.max(axis=1), rate)
+            result[f"openset.fpir{name}.N1000.{key}"] = share
+    return result
+
+
+def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
+    """Measured FPIR and stated interval for each gallery size and requested FPIR."""
+    data = embeddings(args)
+    file = args.cohort or load_card(args.model, "embedding").path.with_suffix(".cohort.npz")
+    cohort = Cohort.load(file, model=str(data["model"]))
+    drawn = cohort.draw(6000)
+    alone = best(data["lfw"], data["celeba"]) < SAME
+    strangers = data["lfw"][alone]
+    result: dict[str, float | str | None] = {
+        "openset.model": cohort.model,
+        "openset.impostors": float(len(strangers)),
+    }
+    for size in (10, 1000) if args.quick else (10, 100, 1000, 4000):
+        rows = data["celeba"][:size]
+        top, quarter = best(strangers, rows), best(strangers, rows[: max(1, size // 4)])
+        drawn_top = best(drawn, rows)
+        for name, rate in RATES.items():
+            for key, value in cell(top, quarter, drawn_top, size, rate).items():
+                result[f"openset.fpir{name}.N{size}.{key}"] = value
+    return result | identified(data, cohort.draw(2000, seed=1))
