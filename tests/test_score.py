@@ -232,3 +232,37 @@ def test_memory_does_not_grow_with_rows(n: int, kernel: str) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * score._ROW_BLOCK * 8 * 3 + 2**20
+
+
+@pytest.mark.skipif(not NATIVE, reason="the C extension was not built")
+def test_failing_native_calls_leak_nothing() -> None:
+    native = score._native
+    rows = unit(np.random.default_rng(0), 4, 16)
+    ids, similarities = np.empty((1, 1), np.int64), np.empty((1, 1), np.float32)
+    good = score._native_rows(rows)
+    short = (*good[:5], 400, *good[6:])
+    held = (rows, ids, similarities, good, short)
+
+    def fail(*args: object) -> None:
+        with pytest.raises((ValueError, TypeError)):
+            native.topk(*args)
+
+    calls = [
+        (None, good, rows, 1, 0, 1, ids, similarities),  # k
+        (None, short, rows, 1, 1, 1, ids, similarities),  # more rows than bytes
+        (None, good, rows, 1, 1, 1, ids, None),  # no output
+        (None, rows, rows, 1, 1, 1, ids, similarities),  # not a tuple
+        ("abacus", good, rows, 1, 1, 1, ids, similarities),  # no such kernel
+    ]
+    for args in calls:
+        fail(*args)
+    before, blocks = [sys.getrefcount(o) for o in held], sys.getallocatedblocks()
+    for _ in range(60_000):
+        for args in calls:
+            try:
+                native.topk(*args)
+            except (ValueError, TypeError):
+                continue
+            raise AssertionError(args)
+    assert [sys.getrefcount(o) for o in held] == before
+    assert sys.getallocatedblocks() - blocks < 1000
