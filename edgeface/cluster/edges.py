@@ -37,7 +37,7 @@ CHUNK = 8192
 # strangers that two embedders of 128 and 512 numbers show on training identities.
 FEW = 100
 PRIOR = 0.09
-DEFAULT = Path(__file__).parent / "edge-similarity.json"
+DEFAULT = Path(__file__).with_name("edge-similarity.json")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

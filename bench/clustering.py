@@ -1,0 +1,266 @@
+"""How well, how fast and how steadily faces are grouped by person: ours against nine others on equal
+features, by cluster size, with unrecognisable crops mixed in, added later, and at scale."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.clustering_methods import COSINES, METHODS, Faces, agglomerative
+from edgeface.cluster import Clusters, cluster, graph
+from edgeface.cluster.neighbours import neighbours
+from edgeface.cluster.update import Pile
+from edgeface.metrics.clustering import (
+    adjusted_rand_index,
+    bcubed,
+    bcubed_by_size,
+    fowlkes_mallows,
+    normalized_mutual_information,
+    pairwise,
+    singleton_rate,
+)
+from export.identities import TEACHER, Labelled, Source, training_sets
+
+Figures = dict[str, float | str | None]
+MAIN = ("bcubed_f", "pairwise_f", "nmi", "ari")
+PEERS = {
+    "original": "models/peers/original_mobilefacenet/optim.onnx",
+    TEACHER: f"models/teachers/{TEACHER}.onnx",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--features",
+        action="append",
+        metavar="NAME[=FILE]",
+        help="an embedder by name, or with its ONNX file (default: mobilefacenet and original)",
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "edgeface-bench-embeddings"
+    )
+    parser.add_argument("--only", action="append", choices=("quality", "robust", "scale"))
+    parser.add_argument("--method", action="append", help="compare with these methods only")
+    parser.add_argument("--sizes", default="10000,100000", help="faces of the scale runs")
+
+
+def source(name: str, shared: Path, cache: Path) -> Source:
+    """Where the embeddings of NAME or NAME=FILE come from."""
+    name, _, file = name.partition("=")
+    path = Path(file) if file else shared / PEERS[name] if name in PEERS else None
+
+    def open_embed():  # type: ignore[no-untyped-def]
+        if path is not None:
+            from bench.accuracy import open_embedder
+
+            return open_embedder(path)
+        from edgeface.embed import Embedder
+
+        return Embedder.load(name)
+
+    return Source(name, shared, cache, open_embed)
+
+
+def tests(features: Source) -> dict[str, Labelled]:
+    """The three test sets; LFW-311 is the people with six and more pictures."""
+    lfw = features.folder("lfw")
+    sizes = np.bincount(lfw.labels)[lfw.labels]
+    return {
+        "test105": features.folder("pins-test"),
+        "lfw311": lfw.take(np.flatnonzero(sizes >= 6)),
+        "lfw": lfw,
+    }
+
+
+def figures(args: argparse.Namespace) -> Figures:
+    only = args.only or ["quality", "robust", "scale"]
+    found: Figures = {"clustering.graph_path": graph.path()}
+    for name in args.features or ["mobilefacenet", "original"]:
+        features = source(name, args.shared, args.cache)
+        if "quality" in only:
+            teacher = source(TEACHER, args.shared, args.cache)
+            found |= quality(features, teacher, args)
+        if "robust" in only:
+            found |= robustness(features, args)
+    if "scale" in only:
+        from bench.clustering_scale import scale
+
+        for n in [2000] if args.quick else [int(v) for v in args.sizes.split(",")]:
+            found |= scale(n)
+    return found
+
+
+def prepared(faces: Labelled, *, quick: bool = False) -> tuple[Faces, NDArray[np.int64]]:
+    if quick:
+        faces = faces.take(np.flatnonzero(faces.labels % 8 == 0))
+    people = int(faces.labels.max()) + 1
+    return Faces(faces.embeddings, neighbours(faces.embeddings, 64), people), faces.labels
+
+
+def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figures:
+    """Every method on the three test sets, with the parameter that has the best mean BCubed F over
+    the three training sets."""
+    training = [
+        prepared(s, quick=args.quick) for s in training_sets(features, teacher).values()
+    ]
+    testing = {k: prepared(v, quick=args.quick) for k, v in tests(features).items()}
+    found: Figures = {}
+    for name in ["ours", *METHODS, "agglomerative"]:
+        if args.method and name not in args.method:
+            continue
+        if name in {"infomap_0_8", "infomap_tuned"} and not importlib.util.find_spec("infomap"):
+            print(f"clustering: {name} is left out, PyPI infomap is not installed", file=sys.stderr)
+            continue
+        started = time.perf_counter()
+        value = chosen(name, training)
+        prefix = f"{features.name}.{name}"
+        if value is not None:
+            found[f"clustering.chosen.{prefix}"] = value
+        for test, (faces, truth) in testing.items():
+            these = scores(f"clustering.{test}.{prefix}", truth, run(name, faces, value))
+            told = {m: these[f"clustering.{test}.{prefix}.{m}"] for m in MAIN}
+            print(f"clustering: {test} {prefix} {value} {told}", file=sys.stderr, flush=True)
+            found |= these
+        took = time.perf_counter() - started
+        print(f"clustering: {prefix} {took:.0f} s", file=sys.stderr)
+    return found
+
+
+def chosen(name: str, training: list[tuple[Faces, NDArray[np.int64]]]) -> float | None:
+    """The parameter with the best mean BCubed F on the training sets; None without a parameter."""
+    if name == "ours":
+        return None
+    values = COSINES if name == "agglomerative" else METHODS[name][1]
+    if len(values) == 1:
+        return values[0]
+    totals = np.zeros(len(values))
+    for faces, truth in training:
+        if name == "agglomerative":
+            totals += [bcubed(truth, found).f for found in agglomerative(faces, values)]
+        else:
+            totals += [bcubed(truth, METHODS[name][0](faces, v)).f for v in values]
+    return values[int(totals.argmax())]
+
+
+def run(name: str, faces: Faces, value: float | None) -> NDArray[np.int32]:
+    if name == "ours":
+        return cluster(faces.embeddings).labels
+    assert value is not None
+    if name == "agglomerative":
+        return next(agglomerative(faces, [value]))
+    return METHODS[name][0](faces, value)
+
+
+def scores(prefix: str, truth: NDArray[np.int64], labels: NDArray[np.int32]) -> Figures:
+    pairs, cubes = pairwise(truth, labels), bcubed(truth, labels)
+    found: Figures = {
+        f"{prefix}.bcubed_f": cubes.f,
+        f"{prefix}.bcubed_p": cubes.precision,
+        f"{prefix}.bcubed_r": cubes.recall,
+        f"{prefix}.pairwise_f": pairs.f,
+        f"{prefix}.pairwise_p": pairs.precision,
+        f"{prefix}.pairwise_r": pairs.recall,
+        f"{prefix}.nmi": normalized_mutual_information(truth, labels),
+        f"{prefix}.ari": adjusted_rand_index(truth, labels),
+        f"{prefix}.fowlkes_mallows": fowlkes_mallows(truth, labels),
+        f"{prefix}.singleton_rate": singleton_rate(labels),
+        f"{prefix}.clusters": float(len(np.unique(labels))),
+    }
+    for size, agreement in bcubed_by_size(truth, labels).items():
+        found[f"{prefix}.bcubed_f_by_size.{size}"] = agreement.f
+    return found
+
+
+def robustness(features: Source, args: argparse.Namespace) -> Figures:
+    """All of LFW with 5 % unrecognisable crops mixed in, with 20 % added later, and reordered."""
+    faces, truth = prepared(tests(features)["lfw"], quick=args.quick)
+    whole = cluster(faces.embeddings)
+    prefix = f"{features.name}"
+    found: Figures = {}
+    junk = unrecognisable(features, len(truth) // 20)
+    mixed = cluster(np.concatenate([faces.embeddings, junk]))
+    rated = cluster(
+        np.concatenate([faces.embeddings, junk]),
+        quality=np.concatenate([np.ones(len(truth)), np.zeros(len(junk))]),
+    )
+    clean = pairwise(truth, whole.labels).f
+    for name, clusters in (("unrated", mixed), ("rated", rated)):
+        lost = clean - pairwise(truth, clusters.labels[: len(truth)]).f
+        found[f"clustering.junk.{prefix}.{name}.pairwise_f_lost"] = lost
+        found[f"clustering.junk.{prefix}.{name}.leaked"] = leaked(clusters, len(truth))
+
+    order = np.random.default_rng(0).permutation(len(truth))
+    again = cluster(faces.embeddings[order])
+    found[f"clustering.order.{prefix}.changed"] = float((again.labels != whole.labels[order]).sum())
+    found |= added_later(prefix, faces.embeddings[order], truth[order], bcubed(truth, whole.labels).f)
+    return found
+
+
+def leaked(clusters: Clusters, faces: int) -> float:
+    """The share of clusters of real faces that hold an unrecognisable crop."""
+    real = set(clusters.labels[:faces].tolist()) - {-1}
+    return len(real & set(clusters.labels[faces:].tolist())) / max(len(real), 1)
+
+
+def unrecognisable(features: Source, count: int) -> NDArray[np.float32]:
+    """Embeddings of LFW crops reduced to 5 x 5 pixels, by thirds with noise, or blurred away."""
+    import cv2
+
+    kept = features.cache / f"unrecognisable.{features.name}.{count}.npy"
+    if not kept.exists():
+        rng = np.random.default_rng(1)
+        root = features.shared / "data/lfw/aligned112"
+        files = sorted(root.rglob("*.webp"))
+        crops = []
+        for i in rng.permutation(len(files))[:count]:
+            crop = cv2.imread(str(files[i]))
+            if i % 3 == 2:
+                crop = cv2.GaussianBlur(crop, (0, 0), 18)
+            else:
+                crop = cv2.resize(cv2.resize(crop, (5, 5), interpolation=cv2.INTER_AREA), (112, 112))
+            if i % 3 == 1:
+                noise = rng.normal(0, 25, crop.shape)
+                crop = np.clip(crop + noise, 0, 255).astype(np.uint8)
+            crops.append(crop)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(kept, features.open_embed()(np.stack(crops)))
+    rows = np.load(kept)
+    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
+def added_later(
+    prefix: str, embeddings: NDArray[np.float32], truth: NDArray[np.int64], at_once: float
+) -> Figures:
+    """A pile of the first 80 %, to which the rest comes in batches of 100, then one by one."""
+    first, single = int(len(truth) * 0.8), min(100, len(truth) // 20)
+    names = [str(i) for i in range(len(truth))]
+    pile = Pile.of(embeddings[:first], names[:first])
+    batches = list(range(first, len(truth) - single, 100)) + [len(truth) - single]
+    started = time.perf_counter()
+    for a, b in zip(batches, batches[1:], strict=False):
+        pile = pile.add(embeddings[a:b], names[a:b])[0]
+    in_batches = time.perf_counter() - started
+    started = time.perf_counter()
+    for i in range(len(truth) - single, len(truth)):
+        pile = pile.add(embeddings[i : i + 1], names[i : i + 1])[0]
+    one_by_one = time.perf_counter() - started
+    added = max(len(truth) - single - first, 1)
+    return {
+        f"clustering.incremental.{prefix}.bcubed_f_change": bcubed(truth, pile.people).f - at_once,
+        f"clustering.incremental.{prefix}.ms_per_face_in_batches": in_batches / added * 1e3,
+        f"clustering.incremental.{prefix}.ms_per_face_one_by_one": one_by_one / single * 1e3,
+    }
+
+
+def peak_gib() -> float:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
