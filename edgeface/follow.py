@@ -163,9 +163,7 @@ class Follower:
         """What a track shows now: no name while its last face looked like somebody else's."""
         dossier = self._dossiers[track]
         if dossier.evidence.doubtful and dossier.decision.name is not None:
-            return replace(
-                dossier.decision, status=Status.UNCERTAIN, name=None, person_id=None
-            )
+            return replace(dossier.decision, status=Status.UNCERTAIN, name=None, person_id=None)
         return dossier.decision
 
     def _dossier(self, track: int) -> _Dossier:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -241,3 +242,17 @@ def test_a_model_with_other_outputs_is_refused():
 
     with pytest.raises(ModelError, match="stride_8"):
         Detector(Other(), card())(np.zeros((64, 64, 3), np.uint8))
+
+
+def test_landmarks_of_large_faces_are_measured_again_at_a_smaller_scale() -> None:
+    path = Path(__file__).parents[1] / "examples" / "sample" / "eileen.jpg"
+    image = cv2.imread(str(path))
+    detector = Detector.load()
+    (face,) = detector(image)
+    big = cv2.resize(image, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    detector.max_side = 2000
+    (large,) = detector(big)
+    assert large.box[3] - large.box[1] > 170
+    eyes = np.linalg.norm(face.landmarks[1] - face.landmarks[0])
+    error = np.linalg.norm((large.landmarks + 0.5) / 3 - 0.5 - face.landmarks, axis=1).mean()
+    assert error < 0.06 * eyes

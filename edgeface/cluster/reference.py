@@ -14,9 +14,7 @@ PAD = np.iinfo(np.int32).max
 Indices = NDArray[np.int32]
 
 
-def overlap(
-    ids: Indices, amounts: Array, nodes: Indices, targets: Indices, *, mean: bool
-) -> Array:
+def overlap(ids: Indices, amounts: Array, nodes: Indices, targets: Indices, *, mean: bool) -> Array:
     """See `ef_graph_overlap` in native/graph.h."""
     channels, _, k = amounts.shape
     out = np.zeros((channels, len(nodes), k), np.float32)
@@ -34,9 +32,7 @@ def overlap(
     return out
 
 
-def lookup(
-    ids: Indices, amounts: Array, nodes: Indices, targets: Indices, absent: float
-) -> Array:
+def lookup(ids: Indices, amounts: Array, nodes: Indices, targets: Indices, absent: float) -> Array:
     """See `ef_graph_lookup` in native/graph.h."""
     out = np.full(targets.shape, absent, np.float32)
     for row, node in enumerate(nodes):
@@ -48,9 +44,7 @@ def lookup(
     return out
 
 
-def partition(
-    start: NDArray[np.int64], targets: Indices, weights: Array
-) -> tuple[Indices, float]:
+def partition(start: NDArray[np.int64], targets: Indices, weights: Array) -> tuple[Indices, float]:
     """See `ef_graph_partition` in native/graph.h."""
     n = len(start) - 1
     labels = list(range(n))

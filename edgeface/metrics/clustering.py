@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How well a clustering agrees with the truth: `precision`, `recall` and their harmonic mean
