@@ -108,9 +108,7 @@ def prepared(faces: Labelled, *, quick: bool = False) -> tuple[Faces, NDArray[np
 def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figures:
     """Every method on the three test sets, with the parameter that has the best mean BCubed F over
     the three training sets."""
-    training = [
-        prepared(s, quick=args.quick) for s in training_sets(features, teacher).values()
-    ]
+    training = [prepared(s, quick=args.quick) for s in training_sets(features, teacher).values()]
     testing = {k: prepared(v, quick=args.quick) for k, v in tests(features).items()}
     found: Figures = {}
     for name in ["ours", *METHODS, "agglomerative"]:
@@ -200,7 +198,9 @@ def robustness(features: Source, args: argparse.Namespace) -> Figures:
     order = np.random.default_rng(0).permutation(len(truth))
     again = cluster(faces.embeddings[order])
     found[f"clustering.order.{prefix}.changed"] = float((again.labels != whole.labels[order]).sum())
-    found |= added_later(prefix, faces.embeddings[order], truth[order], bcubed(truth, whole.labels).f)
+    found |= added_later(
+        prefix, faces.embeddings[order], truth[order], bcubed(truth, whole.labels).f
+    )
     return found
 
 
@@ -225,7 +225,9 @@ def unrecognisable(features: Source, count: int) -> NDArray[np.float32]:
             if i % 3 == 2:
                 crop = cv2.GaussianBlur(crop, (0, 0), 18)
             else:
-                crop = cv2.resize(cv2.resize(crop, (5, 5), interpolation=cv2.INTER_AREA), (112, 112))
+                crop = cv2.resize(
+                    cv2.resize(crop, (5, 5), interpolation=cv2.INTER_AREA), (112, 112)
+                )
             if i % 3 == 1:
                 noise = rng.normal(0, 25, crop.shape)
                 crop = np.clip(crop + noise, 0, 255).astype(np.uint8)

@@ -103,9 +103,7 @@ def early_stop(faces: Faces, threshold: float) -> Labels:
     weights = graph.overlap(rows, all_of, faces.near.indices, mean=True)[0]
     keep = np.logical_and.accumulate(weights >= threshold, axis=1)
     a, b = _links(faces, keep)
-    return graph.partition(
-        graph.Edges.of(len(keep), a, b, weights[keep & _not_self(keep)])
-    )[0]
+    return graph.partition(graph.Edges.of(len(keep), a, b, weights[keep & _not_self(keep)]))[0]
 
 
 def dbscan(faces: Faces, threshold: float) -> Labels:

@@ -36,9 +36,7 @@ class Labelled:
     labels: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.int64]) -> Labelled:
-        return Labelled(
-            self.embeddings[rows], np.unique(self.labels[rows], return_inverse=True)[1]
-        )
+        return Labelled(self.embeddings[rows], np.unique(self.labels[rows], return_inverse=True)[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ LAYERS = {
         "decide",
         "calibrate",
         "cluster",
+        "cohort",
         "draw",
     },
     3: {"identify", "follow", "doctor", "piles"},

@@ -252,7 +252,9 @@ def test_an_interrupted_watch_leaves_no_half_written_video(people: Path, tmp_pat
     out.mkdir()
     command = [sys.executable, "-m", "edgeface.cli", "identify", "--video", folder, "--out"]
     process = subprocess.Popen(
-        [*map(str, command), str(out / "o.mp4")], stderr=subprocess.PIPE, start_new_session=True
+        [*map(str, command), str(out / "o.mp4")],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     deadline = 200
     while not list(out.iterdir()) and process.poll() is None and deadline:

@@ -46,7 +46,4 @@ def main() -> NoReturn:
         sys.exit(2 if isinstance(error, ModelError | KernelError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our pipe has left: nothing more to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeface.cli.output import Json, as_lines, print_rows
+from edgeface.cli.output import Json, as_lines, emit, print_rows
 
 if TYPE_CHECKING:
     from edgeface.identify import Identifier
@@ -207,7 +207,7 @@ def _watch(
 
         options = video.LiveOptions(retries=retries)
         for event in identifier.watch(source, every=every, live=options, on_frame=on_frame):
-            print(event.to_json() if lines else _sentence(event), flush=True)
+            emit(event.to_json() if lines else _sentence(event))
 
 
 def _sentence(event: Event) -> str:
