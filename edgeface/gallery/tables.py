@@ -199,10 +199,14 @@ class Tables:
         self, after: tuple[int, int], until: int, limit: int
     ) -> list[tuple[int, int, int, Array]]:
         """At most `limit` of (revision, id, person id, embedding), by (revision, id) > `after`."""
+        columns = "SELECT revision, id, person_id, embedding FROM sample"
+        # Two statements, as one over (revision, id) would step over the whole revision each time.
         rows = self.execute(
-            "SELECT revision, id, person_id, embedding FROM sample "
-            "WHERE (revision, id) > (?, ?) AND revision <= ? ORDER BY revision, id LIMIT ?",
-            (*after, until, limit),
+            f"{columns} WHERE revision = ? AND id > ? ORDER BY id LIMIT ?", (*after, limit)
+        )
+        rows += self.execute(
+            f"{columns} WHERE revision > ? AND revision <= ? ORDER BY revision, id LIMIT ?",
+            (after[0], until, limit - len(rows)),
         )
         return [(int(r), int(i), int(p), self._embedding(e)) for r, i, p, e in rows]
 
