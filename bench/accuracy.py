@@ -1,6 +1,6 @@
-"""How well the shipped embedders tell people apart: LFW View 2 (10 folds, each fold's threshold from
-the other nine) and the true accept rate at 3 false accepts in the 3,000 impostor pairs; for every
-embedder card in edgeface/weights and, with --peers, the original project's models."""
+"""How well the shipped embedders tell people apart: LFW View 2 (10 folds, each fold's threshold
+from the other nine) and the true accept rate at 3 false accepts in the 3,000 impostor pairs; for
+every embedder card in edgeface/weights and, with --peers, the original project's models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ WEIGHTS = Path(__file__).parents[1] / "edgeface" / "weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, action="append", help="ONNX or OpenVINO IR to measure")
+    parser.add_argument(
+        "--model", type=Path, action="append", help="ONNX or OpenVINO IR to measure"
+    )
     parser.add_argument("--peers", action="store_true", help="the original project's models too")
     parser.add_argument("--threads", type=int, default=2)
 
@@ -59,9 +61,7 @@ def open_embedder(path: Path, *, threads: int = 2, batch: int = 32) -> Embed:
     return embed
 
 
-def lfw_pairs(
-    file: Path, folds: int = 10
-) -> list[tuple[str, str, bool, int]]:
+def lfw_pairs(file: Path, folds: int = 10) -> list[tuple[str, str, bool, int]]:
     """(first, second, same, fold) of the official pairs file; pictures as NAME/NAME_0001."""
     lines = file.read_text().splitlines()
     per_fold = 2 * int(lines[0].split()[1])

@@ -34,7 +34,9 @@ def by_openvino(path: Path, batch: int, threads: int) -> Run:
     model = core.read_model(str(path))
     model.reshape([batch, 3, 112, 112])
     settings = {
-        "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
     compiled = core.compile_model(model, "CPU", settings)
@@ -66,8 +68,10 @@ def shipped() -> dict[str, Path]:
     """`fp32` and `int8` of the main embedder, `edge.fp32` and `edge.int8`, as far as shipped."""
     found = {}
     for key, stem in (
-        ("fp32", "mobilefacenet"), ("int8", "mobilefacenet-int8"),
-        ("edge.fp32", "mobilefacenet-edge"), ("edge.int8", "mobilefacenet-edge-int8"),
+        ("fp32", "mobilefacenet"),
+        ("int8", "mobilefacenet-int8"),
+        ("edge.fp32", "mobilefacenet-edge"),
+        ("edge.int8", "mobilefacenet-edge-int8"),
     ):
         card = WEIGHTS / f"{stem}.json"
         if card.exists():
@@ -75,7 +79,9 @@ def shipped() -> dict[str, Path]:
     return found
 
 
-def measure(runs: dict[str, Run], batch: int, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+def measure(
+    runs: dict[str, Run], batch: int, rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
     """Median seconds per picture, the runs taking turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -94,10 +100,12 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
     ours = shipped()
     peers = args.shared / "models" / "peers" / "original_mobilefacenet"
     original = {
-        "fp32": peers / "optim.onnx", "int8": peers / "openvino_ptq" / "quantized_model.xml"
+        "fp32": peers / "optim.onnx",
+        "int8": peers / "openvino_ptq" / "quantized_model.xml",
     }
     out: dict[str, float | str | None] = {
-        "clock": "process CPU" if args.threads == 1 else "wall", "threads": float(args.threads)
+        "clock": "process CPU" if args.threads == 1 else "wall",
+        "threads": float(args.threads),
     }
     for key, path in ours.items():
         prefix, precision = key.rpartition(".")[::2]
@@ -105,8 +113,11 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
         out[f"{prefix + '.' if prefix else ''}size_mb.{name}"] = size_mb(path)
     for batch in args.batches:
         for runtime, make in (("openvino", by_openvino), ("onnxruntime", by_onnxruntime)):
-            runs = {f"original.{k}": make(p, batch, args.threads) for k, p in original.items()
-                    if runtime == "openvino" or p.suffix == ".onnx"}
+            runs = {
+                f"original.{k}": make(p, batch, args.threads)
+                for k, p in original.items()
+                if runtime == "openvino" or p.suffix == ".onnx"
+            }
             runs |= {k: make(p, batch, args.threads) for k, p in ours.items()}
             print(f"embed: {runtime} batch {batch}", file=sys.stderr, flush=True)
             seconds = measure(runs, batch, rounds, clock)

@@ -64,7 +64,7 @@ def verification_accuracy(
 
 def threshold_at_far(impostor: Floats, far: float) -> float:
     """The lowest threshold at which at most `far` of the impostor similarities are accepted
-    (similarity >= threshold). Raises ValueError if `far` is not in [0, 1] or there is no impostor."""
+    (similarity >= threshold). ValueError if `far` is not in [0, 1] or there is no impostor."""
     s = np.sort(np.asarray(impostor, np.float64))[::-1]
     if not 0.0 <= far <= 1.0:
         raise ValueError(f"far must be in [0, 1], got {far}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.accuracy import open_embedder, read_lfw, verify
 from edgeface.metrics import tar_at_far, threshold_at_far
 from export.data import Pack, open_pack
-from export.distil import hold_out
+from export.training import hold_out
 
 DATA = {
     "CelebA": "non-commercial research; faces detected and aligned to 112×112",
@@ -51,8 +51,11 @@ def held_out_pairs(
 
 def commit() -> str:
     answer = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, text=True,
-        capture_output=True, check=False,
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        text=True,
+        capture_output=True,
+        check=False,
     )
     return answer.stdout.strip() or "unknown"
 
@@ -82,7 +85,10 @@ def main(argv: list[str]) -> int:
         "sha256": hashlib.sha256(blob).hexdigest(),
         "bytes": len(blob),
         "input": {
-            "name": "image", "layout": "NCHW", "color": "RGB", "range": [0, 255],
+            "name": "image",
+            "layout": "NCHW",
+            "color": "RGB",
+            "range": [0, 255],
             "size": [112, 112],
         },
         "outputs": ["embedding", "norm"],
@@ -112,7 +118,9 @@ def main(argv: list[str]) -> int:
             "held-out training identities",
         },
     }
-    args.model.with_suffix(".json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    args.model.with_suffix(".json").write_text(
+        json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    )
     print(json.dumps(card["metrics"] | {"threshold": card["threshold"]["value"]}))
     return 0
 

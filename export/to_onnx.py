@@ -1,7 +1,7 @@
 """`python -m export onnx`: a checkpoint as an ONNX graph, and its card.
 
-Input `image` float32 (n, 3, 112, 112), RGB 0..255, any n; outputs `embedding` (n, d), unit rows, and
-`norm` (n, 1), the length before normalisation, which falls with the quality of the face. Batch
+Input `image` float32 (n, 3, 112, 112), RGB 0..255, any n; outputs `embedding` (n, d), unit rows,
+and `norm` (n, 1), the length before normalisation, which falls with the quality of the face. Batch
 normalisation is folded. PReLU becomes a·y + (1−a)·relu(y), which is exact for every slope a and,
 other than PRelu, does not break ONNX Runtime's blocked layout. With float16 weights every weight is
 stored as float16 and cast back once at load: half the size, the arithmetic stays float32.
@@ -53,7 +53,9 @@ class Graph:
     def constant(self, name: str, value: Array) -> str:
         if self.half:
             self.weights.append(numpy_helper.from_array(value.astype(np.float16), name + ".f16"))
-            self.nodes.append(helper.make_node("Cast", [name + ".f16"], [name], to=TensorProto.FLOAT))
+            self.nodes.append(
+                helper.make_node("Cast", [name + ".f16"], [name], to=TensorProto.FLOAT)
+            )
         else:
             self.weights.append(numpy_helper.from_array(value.astype(np.float32), name))
         return name
@@ -66,8 +68,13 @@ class Graph:
         weight, bias = fold(conv, norm)
         inputs = [x, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
         return self.node(
-            "Conv", inputs, f"{name}.conv", kernel_shape=list(conv.kernel_size),
-            strides=list(conv.stride), pads=[*conv.padding, *conv.padding], group=conv.groups,
+            "Conv",
+            inputs,
+            f"{name}.conv",
+            kernel_shape=list(conv.kernel_size),
+            strides=list(conv.stride),
+            pads=[*conv.padding, *conv.padding],
+            group=conv.groups,
         )
 
     def activation(self, x: str, name: str, module: nn.Module | None) -> str:
@@ -147,13 +154,18 @@ def to_onnx(
     shaped = helper.make_tensor_value_info
     model = helper.make_model(
         helper.make_graph(
-            graph.nodes, "embedder",
+            graph.nodes,
+            "embedder",
             [shaped("image", TensorProto.FLOAT, ["n", 3, 112, 112])],
-            [shaped("embedding", TensorProto.FLOAT, ["n", width]),
-             shaped("norm", TensorProto.FLOAT, ["n", 1])],
+            [
+                shaped("embedding", TensorProto.FLOAT, ["n", width]),
+                shaped("norm", TensorProto.FLOAT, ["n", 1]),
+            ],
             graph.weights,
         ),
-        opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edgeface", ir_version=8,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        producer_name="edgeface",
+        ir_version=8,
     )
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -182,7 +194,9 @@ def main(argv: list[str]) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(args.out))
     size = args.out.stat().st_size
-    print(f"onnx: {args.out} {size:,} bytes, {about['network']} step {about['step']}", file=sys.stderr)
+    print(
+        f"onnx: {args.out} {size:,} bytes, {about['network']} step {about['step']}", file=sys.stderr
+    )
     return 0
 
 

@@ -11,8 +11,11 @@ from export.networks.mobilefacenet import SPECS, MobileFaceNet, Spec, Stage  # n
 from export.to_onnx import to_onnx  # noqa: E402
 
 SMALL = Spec(
-    8, (Stage(8, 2, 16, 16, 1), Stage(16, 2, 32, 32, 1), Stage(16, 2, 32, 32, 1)), head=32,
-    embedding=16, mesh=1,
+    8,
+    (Stage(8, 2, 16, 16, 1), Stage(16, 2, 32, 32, 1), Stage(16, 2, 32, 32, 1)),
+    head=32,
+    embedding=16,
+    mesh=1,
 )
 
 
@@ -46,7 +49,8 @@ def reference(net, x):
 @pytest.mark.parametrize("n", [1, 3])
 def test_float32_graph_equals_the_network(network, native, n):
     session = ort.InferenceSession(
-        to_onnx(network, native_prelu=native).SerializeToString(), providers=["CPUExecutionProvider"]
+        to_onnx(network, native_prelu=native).SerializeToString(),
+        providers=["CPUExecutionProvider"],
     )
     x = pictures(n)
     embedding, norm = session.run(["embedding", "norm"], {"image": x})

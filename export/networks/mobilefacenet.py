@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from export.fused import norm_act, pointwise
@@ -179,7 +178,9 @@ class MobileFaceNet(nn.Module):
         kind = {"activation": spec.activation}
         first = spec.stages[0].width
         blocks: dict[str, nn.Module] = {
-            "stem": DenseStem(spec.stem, first, **kind) if spec.dense_stem else Stem(spec.stem, **kind)
+            "stem": DenseStem(spec.stem, first, **kind)
+            if spec.dense_stem
+            else Stem(spec.stem, **kind)
         }
         width = first if spec.dense_stem else spec.stem
         for number, stage in enumerate(spec.stages, start=1):
