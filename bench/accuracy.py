@@ -1,6 +1,6 @@
-"""How well the shipped embedders tell people apart: LFW View 2 (10 folds, each fold's threshold from
-the other nine) and the true accept rate at 3 false accepts in the 3,000 impostor pairs; for every
-embedder card in edgeface/weights and, with --peers, the original project's models."""
+"""How well the shipped embedders tell people apart: LFW View 2 (10 folds, each fold's threshold
+from the other nine) and the true accept rate at 3 false accepts in the 3,000 impostor pairs; for
+every embedder card in edgeface/weights and, with --peers, the original project's models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m export VERB …`: each verb is the `main(argv)` of one module, imported on demand."""
+"""`python -m export VERB …`: each verb is one module's `main(argv)`, imported when asked for."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Degradations a face crop meets in the field: alignment jitter, light, blur, low resolution, codec,
-noise, occlusion, missing colour. Every function takes a generator and is a pure function of it."""
+"""Degradations a face crop meets in the field: alignment jitter, light, blur, low resolution,
+codec, noise, occlusion, missing colour. Every function takes a generator and is a pure function of
+it."""
 
 from __future__ import annotations
 
@@ -99,7 +100,7 @@ def noise(image: Image, rng: np.random.Generator) -> Image:
 
 
 def occlusion(image: Image, rng: np.random.Generator) -> Image:
-    """One rectangle of a uniform colour or noise; in one case of three the lower face, as a mask."""
+    """One rectangle of a uniform colour or noise; one time in three the lower face, as a mask."""
     size = image.shape[0]
     out = image.copy()
     if rng.random() < 0.33:

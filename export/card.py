@@ -20,7 +20,7 @@ from bench.accuracy import open_embedder, read_lfw, verify
 from edgeface.calibrate import calibrate
 from edgeface.metrics import tar_at_far, threshold_at_far
 from export.data import Pack, open_pack
-from export.distil import hold_out
+from export.training import hold_out
 
 DATA = {
     "CelebA": "non-commercial research; faces detected and aligned to 112×112",

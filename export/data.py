@@ -41,7 +41,7 @@ def normalised(name: str) -> str:
 
 
 def list_crops(folder: Path, drop: set[str]) -> list[tuple[str, Path]]:
-    """(identity, path) of every picture under `folder`, sorted; identities named in `drop` left out."""
+    """(identity, path) of every picture under `folder`, sorted, without those named in `drop`."""
     rows: list[tuple[str, Path]] = []
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
         person = "" if path.parent == folder else path.parent.name

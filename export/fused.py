@@ -49,17 +49,9 @@ def apply(x: Floats, scale: Floats, shift: Floats, slope: Floats, out: Floats) -
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def sums(
-    x: Floats,
-    dy: Floats,
-    scale: Floats,
-    shift: Floats,
-    slope: Floats,
-    d_shift: NDArray[np.float64],
-    d_x: NDArray[np.float64],
-    d_slope: NDArray[np.float64],
-) -> None:
-    """Column sums of dz, dz · x and dy · min(z, 0), where z is the normalised map."""
+def sums(x: Floats, dy: Floats, vectors: Floats, total: NDArray[np.float64]) -> None:
+    """Add to `total` (3, channels) the column sums of dz, dz · x and dy · min(z, 0), where z is the
+    normalised map; `vectors` as for `gradient`."""
     rows, channels = x.shape
     a = np.empty(channels, np.float32)
     b = np.empty(channels, np.float32)
@@ -72,16 +64,16 @@ def sums(
             for c in range(channels):
                 v = x[r, c]
                 d = dy[r, c]
-                z = v * scale[c] + shift[c]
+                z = v * vectors[0, c] + vectors[1, c]
                 positive = z > 0
-                g = d if positive else d * slope[c]
+                g = d if positive else d * vectors[2, c]
                 a[c] += g
                 b[c] += g * v
                 e[c] += np.float32(0.0) if positive else d * z
         for c in range(channels):
-            d_shift[c] += a[c]
-            d_x[c] += b[c]
-            d_slope[c] += e[c]
+            total[0, c] += a[c]
+            total[1, c] += b[c]
+            total[2, c] += e[c]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -110,7 +102,7 @@ class NormPReLU(torch.autograd.Function):
     """prelu(batch_norm(x)) with batch statistics; returns the map, mean and variance (biased)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # noqa: PLR0917
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, slope: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -137,19 +129,16 @@ class NormPReLU(torch.autograd.Function):
         scale, shift, mean, inverse = ctx.parts
         rows, grads = as_rows(x), as_rows(dy.contiguous(memory_format=torch.channels_last))
         n, channels = rows.shape
-        d_shift, d_x, d_slope = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-        a = slope.detach().numpy()
-        sums(rows, grads, scale, shift, a, d_shift, d_x, d_slope)
+        packed = np.zeros((5, channels), np.float32)
+        packed[0], packed[1], packed[2] = scale, shift, slope.detach().numpy()
+        total = np.zeros((3, channels))
+        sums(rows, grads, packed, total)
+        d_shift, d_x, d_slope = total
         d_gamma = (d_x - mean * d_shift) * inverse  # sum of dz · (x − mean)/sigma
-        linear = -scale * d_gamma * inverse / n
-        constant = -scale * d_shift / n - linear * mean
+        packed[3] = -scale * d_gamma * inverse / n
+        packed[4] = -scale * d_shift / n - packed[3] * mean
         out = torch.empty_like(x, memory_format=torch.channels_last)
-        gradient(
-            rows,
-            grads,
-            np.stack([scale, shift, a, linear, constant], dtype=np.float32, casting="unsafe"),
-            as_rows(out),
-        )
+        gradient(rows, grads, packed, as_rows(out))
         vectors = [torch.from_numpy(v.astype(np.float32)) for v in (d_gamma, d_shift, d_slope)]
         return out, *vectors, None
 

@@ -10,7 +10,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def arcface_logits(
@@ -35,7 +35,7 @@ def cosface_logits(
     cosine: Tensor, label: Tensor, *, margin: float = 0.35, scale: float = 64.0
 ) -> Tensor:
     """Logits with an additive cosine margin at the target (Wang et al. 2018, eq. 4)."""
-    onehot = F.one_hot(label, cosine.shape[1]).to(cosine.dtype)
+    onehot = functional.one_hot(label, cosine.shape[1]).to(cosine.dtype)
     return scale * (cosine - margin * onehot)
 
 
@@ -62,17 +62,17 @@ class MarginHead(nn.Module):
         nn.init.normal_(self.weight, std=0.01)
 
     def forward(self, embedding: Tensor, label: Tensor) -> Tensor:
-        cosine = F.normalize(embedding, dim=1) @ F.normalize(self.weight, dim=1).T
+        cosine = functional.normalize(embedding, dim=1) @ functional.normalize(self.weight, dim=1).T
         if self.centres > 1:
             cosine = cosine.unflatten(1, (-1, self.centres)).amax(2)
         logits = self.logits(cosine, label, margin=self.margin, scale=self.scale)
-        return F.cross_entropy(logits, label)
+        return functional.cross_entropy(logits, label)
 
 
 def contrastive(a: Tensor, b: Tensor, same: Tensor, *, margin: float = 1.0) -> Tensor:
     """½·[same·d² + (1 − same)·max(0, margin − d)²], d the Euclidean distance of unit embeddings
     (Hadsell et al. 2006, eq. 4)."""
-    difference = F.normalize(a, dim=1) - F.normalize(b, dim=1)
+    difference = functional.normalize(a, dim=1) - functional.normalize(b, dim=1)
     distance = (difference.square().sum(1) + 1e-12).sqrt()
     apart = (margin - distance).clamp(min=0).square()
     return 0.5 * torch.where(same.bool(), distance.square(), apart).mean()
@@ -82,7 +82,7 @@ def triplet_batch_hard(embedding: Tensor, label: Tensor, *, margin: float = 0.2)
     """Mean over anchors of max(0, farthest positive − nearest negative + margin), Euclidean on unit
     embeddings (Hermans et al. 2017, eq. 5), for a P×K batch. Anchors without a positive or without
     a negative are left out; ValueError if none is left."""
-    unit = F.normalize(embedding, dim=1)
+    unit = functional.normalize(embedding, dim=1)
     distance = ((2 - 2 * unit @ unit.T).clamp(min=0) + 1e-12).sqrt()
     same = label[:, None] == label[None, :]
     positive = same & ~torch.eye(len(label), dtype=torch.bool, device=label.device)
@@ -96,7 +96,7 @@ def triplet_batch_hard(embedding: Tensor, label: Tensor, *, margin: float = 0.2)
 
 def embedding_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """1 − cosine to the teacher's embedding."""
-    return (1 - F.cosine_similarity(student, teacher, dim=1)).mean()
+    return (1 - functional.cosine_similarity(student, teacher, dim=1)).mean()
 
 
 def relational_distillation(student: Tensor, teacher: Tensor) -> Tensor:
@@ -105,5 +105,5 @@ def relational_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     n = len(student)
     if n < 2:
         raise ValueError(f"relations need at least two embeddings, got {n}")
-    a, b = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
+    a, b = functional.normalize(student, dim=1), functional.normalize(teacher, dim=1)
     return (a @ a.T - b @ b.T).square().sum() / (n * (n - 1))

@@ -1,7 +1,8 @@
 """`python -m export parity`: does every exported file still say what its checkpoint says?
 
 On real faces, in both runtimes, at batch 1 and 32: mean and worst cosine to the checkpoint's
-embedding, and what LFW accuracy and TAR at FAR 1e-3 lose. Exit code 1 when a file misses its budget.
+embedding, and what LFW accuracy and TAR at FAR 1e-3 lose. Exit code 1 when a file misses its
+budget.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from bench.accuracy import read_lfw, verify
-from export.distil import as_tensor
 from export.teachers import to_input
 from export.to_onnx import load_network
+from export.training import as_tensor
 
 Floats = NDArray[np.float32]
 
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("files", nargs="+", type=Path, help="exported ONNX files; int8 in the name")
     parser.add_argument("--lfw", type=Path, required=True, help="folder with pairs.txt, aligned112")
-    parser.add_argument("--folds", type=int, default=10)
+    parser.add_argument("--folds", type=int, default=10, help="of LFW, at least 2")
     args = parser.parse_args(argv)
     images, *pairs = read_lfw(args.lfw, folds=args.folds)
     reference = by_checkpoint(args.checkpoint, images)

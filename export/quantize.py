@@ -20,9 +20,9 @@ import onnx
 from numpy.typing import NDArray
 
 from export.data import Pack, open_pack
-from export.distil import hold_out
 from export.teachers import to_input
 from export.to_onnx import load_network, to_onnx
+from export.training import hold_out
 
 # The three-channel first convolution is memory bound: as int8 it costs two conversions of the map.
 FLOAT_NODES = ["norm", "norm.safe", "embedding", "stem.0.conv", "stem.0.conv/WithoutBiases"]
@@ -47,6 +47,7 @@ def calibration_rows(data: Pack, count: int, seed: int = 0) -> NDArray[np.int64]
 
 def by_nncf(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelProto:
     import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     dataset = nncf.Dataset(list(images), lambda x: {"image": x[None]})
     return nncf.quantize(
@@ -55,6 +56,10 @@ def by_nncf(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelPr
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(images),
         fast_bias_correction=True,
+        # The whole range: the default averages the extremes, which cuts off unusual faces.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+        ),
         ignored_scope=nncf.IgnoredScope(names=FLOAT_NODES, validate=False),
     )
 

@@ -1,7 +1,7 @@
 """`python -m export onnx`: a checkpoint as an ONNX graph, and its card.
 
-Input `image` float32 (n, 3, 112, 112), RGB 0..255, any n; outputs `embedding` (n, d), unit rows, and
-`norm` (n, 1), the length before normalisation, which falls with the quality of the face. Batch
+Input `image` float32 (n, 3, 112, 112), RGB 0..255, any n; outputs `embedding` (n, d), unit rows,
+and `norm` (n, 1), the length before normalisation, which falls with the quality of the face. Batch
 normalisation is folded. PReLU becomes a·y + (1−a)·relu(y), which is exact for every slope a and,
 other than PRelu, does not break ONNX Runtime's blocked layout. With float16 weights every weight is
 stored as float16 and cast back once at load: half the size, the arithmetic stays float32.

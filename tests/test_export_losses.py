@@ -45,7 +45,7 @@ def test_margin_head(rng, kind, centres):
     else:
         logits = 16.0 * (cosine - 0.4 * np.eye(5)[label])
     value = head(torch.from_numpy(x), torch.from_numpy(label))
-    assert float(value) == pytest.approx(softmax_loss(logits, label), rel=1e-6)
+    assert value.item() == pytest.approx(softmax_loss(logits, label), rel=1e-6)
     tensor = torch.from_numpy(x).requires_grad_()
     assert torch.autograd.gradcheck(lambda t: head(t, torch.from_numpy(label)), tensor)
 
@@ -75,7 +75,7 @@ def test_contrastive(rng):
     def loss(x, y):
         return losses.contrastive(x, y, torch.from_numpy(same), margin=1.2)
 
-    assert float(loss(*tensors)) == pytest.approx(expected, rel=1e-6)
+    assert loss(*tensors).item() == pytest.approx(expected, rel=1e-6)
     assert torch.autograd.gradcheck(loss, tensors)
 
 
@@ -98,7 +98,7 @@ def test_triplet_batch_hard(rng):
     def loss(t):
         return losses.triplet_batch_hard(t, torch.from_numpy(label), margin=0.3)
 
-    assert float(loss(tensor)) == pytest.approx(np.mean(total), rel=1e-6)
+    assert loss(tensor).item() == pytest.approx(np.mean(total), rel=1e-6)
     assert torch.autograd.gradcheck(loss, tensor)
 
 
@@ -115,7 +115,7 @@ def test_embedding_distillation(rng):
     def loss(t):
         return losses.embedding_distillation(t, torch.from_numpy(b))
 
-    assert float(loss(tensor)) == pytest.approx(expected, rel=1e-6)
+    assert loss(tensor).item() == pytest.approx(expected, rel=1e-6)
     assert torch.autograd.gradcheck(loss, tensor)
 
 
@@ -128,5 +128,5 @@ def test_relational_distillation_with_unequal_widths(rng):
     def loss(t):
         return losses.relational_distillation(t, torch.from_numpy(b))
 
-    assert float(loss(tensor)) == pytest.approx(expected, rel=1e-6)
+    assert loss(tensor).item() == pytest.approx(expected, rel=1e-6)
     assert torch.autograd.gradcheck(loss, tensor)
