@@ -16,6 +16,7 @@ from edgeface.decide import Confirmation, Rules, decide_together
 from edgeface.gallery import Gallery, Growth
 from edgeface.models import ModelCard
 from edgeface.quality import rate
+from edgeface.submodels import SubmodelBank
 from edgeface.track import SceneCut, State, Track, Tracker, TrackerOptions
 from edgeface.types import (
     Array,
@@ -58,8 +59,37 @@ class _Dossier:
     confirmation: Confirmation
     decision: Decision
     matches: list[Match]
+    elsewhere: Decision | None = None  # what the submodel bank says of the template
     announced: bool = False
     named: str | None = None
+
+
+def ask_bank(bank: SubmodelBank | None, embedding: Array) -> Decision | None:
+    """What a submodel bank says of one embedding (d,). Its classes get negative person ids, so that
+    they are never taken for people of the gallery."""
+    if bank is None:
+        return None
+    (answer,) = bank.identify(embedding[None])
+    if answer.person_id is None:
+        return answer
+    return replace(answer, person_id=-1 - answer.person_id)
+
+
+def complete(decisions: Sequence[Decision], elsewhere: Sequence[Decision | None]) -> list[Decision]:
+    """The gallery's decisions of one frame, and the bank's where the gallery knows nobody: the most
+    similar first, no class twice in the frame."""
+    result, taken = list(decisions), set()
+    order = sorted(
+        (i for i, d in enumerate(elsewhere) if d is not None and d.status is Status.MATCH),
+        key=lambda i: -elsewhere[i].similarity,  # type: ignore[union-attr]
+    )
+    for i in order:
+        answer = elsewhere[i]
+        if answer is None or result[i].status is Status.MATCH or answer.person_id in taken:
+            continue
+        taken.add(answer.person_id)
+        result[i] = answer
+    return result
 
 
 class Follower:
@@ -80,13 +110,14 @@ class Follower:
         policy: Policy,
         tracking: TrackerOptions,
         growth: Growth | None = None,
+        bank: SubmodelBank | None = None,
     ) -> None:
         self._detect, self._embedder, self._gallery = detector, embedder, gallery
         self._threshold, self._rules, self._policy = threshold, rules, policy
         self._aggregator = Aggregator(embedder.size)
         self._tracker = Tracker(tracking)
         self._cut = SceneCut()
-        self._growth = growth
+        self._growth, self._bank = growth, bank
         self._dossiers: dict[int, _Dossier] = {}
         self.sightings: list[Sighting] = []
 
@@ -133,6 +164,7 @@ class Follower:
                 template = dossier.evidence.template()
                 self._tracker.remember(track.id, template.embedding)
                 dossier.matches = self._gallery.search(template.embedding)
+                dossier.elsewhere = ask_bank(self._bank, template.embedding)
                 fresh.add(track.id)
         return seen, fresh
 
@@ -141,6 +173,7 @@ class Follower:
         known = [(t, d) for t in seen if (d := self._dossier(t.id)).evidence.template().weight > 0]
         rows = [d.matches for _, d in known]
         raw = decide_together(rows, self._threshold, margin=self._rules.margin)
+        raw = complete(raw, [d.elsewhere for _, d in known])
         for (track, dossier), decision in zip(known, raw, strict=True):
             if track.id in fresh or decision.person_id != dossier.decision.person_id:
                 dossier.decision = dossier.confirmation.update(decision)

@@ -19,11 +19,12 @@ from edgeface.decide import Rules, decide_together
 from edgeface.detect import Detector
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.errors import ImageError
-from edgeface.follow import FaceDetector, FaceEmbedder, Follower
+from edgeface.follow import FaceDetector, FaceEmbedder, Follower, ask_bank, complete
 from edgeface.gallery import Gallery, Growth, Person
 from edgeface.models import load_card
 from edgeface.quality import rate
 from edgeface.runtime import Runtime
+from edgeface.submodels import SubmodelBank
 from edgeface.track import TrackerOptions
 from edgeface.types import Event, Face, Frame, Image, Sighting, Threshold
 
@@ -65,13 +66,14 @@ class Identifier:
         policy: Policy | None = None,
         tracking: TrackerOptions | None = None,
         learn: bool = False,
+        bank: SubmodelBank | None = None,
     ) -> None:
         self.gallery = gallery
         self._fixed = threshold
         self._detector, self._embedder = detector, embedder
         self._rules, self._policy = rules or Rules(), policy or Policy()
         self._tracking = tracking or TrackerOptions()
-        self._learn = learn
+        self._learn, self._bank = learn, bank
         self.reset()
 
     @classmethod
@@ -85,6 +87,7 @@ class Identifier:
         threads: int = 2,
         threshold: float | None = None,
         learn: bool = False,
+        submodels: str | Path | None = None,
     ) -> Self:
         """A ready identifier over a gallery file, which is created when missing.
 
@@ -92,11 +95,23 @@ class Identifier:
         at which the embedder's card expects a stranger to be named once in a thousand times, for
         the number of people enrolled. The last two follow the gallery as it grows.
 
+        Args:
+            gallery: the file.
+            embedder, detector: model names or files.
+            runtime, threads: of both networks.
+            threshold: least cosine of a match.
+            learn: let the gallery grow from video, see `gallery.Growth`.
+            submodels: a `SubmodelBank` file that is asked about faces the gallery does not know.
+
         Raises:
             GalleryError: the file is no gallery, damaged, or was made with another model.
             ModelError: a model is unknown or damaged.
+            BankError: the bank is damaged or of another model.
         """
         embed = Embedder.load(embedder, runtime=runtime, threads=threads)
+        bank = None
+        if submodels is not None:
+            bank = SubmodelBank.load(submodels, embedder=embed.card.digest)
         store = Gallery.open(gallery, model=embed.card.digest, size=embed.size)
         fixed = None if threshold is None else Threshold(threshold, "user")
         # The tracker's second stage wants the faces the detector is less sure of, too.
@@ -105,7 +120,7 @@ class Identifier:
             detector, runtime=runtime, threads=threads, score_threshold=sure * WEAK
         )
         tracking = TrackerOptions(high=sure, low=sure * WEAK, rejoin=embed.card.threshold.value)
-        return cls(find, embed, store, threshold=fixed, tracking=tracking, learn=learn)
+        return cls(find, embed, store, threshold=fixed, tracking=tracking, learn=learn, bank=bank)
 
     def __enter__(self) -> Self:
         return self
@@ -148,6 +163,8 @@ class Identifier:
         faces = self.faces(picture)
         matches = [self.gallery.search(f.embedding) for f in faces if f.embedding is not None]
         decisions = decide_together(matches, self.threshold, margin=self._rules.margin)
+        rows = [f.embedding for f in faces if f.embedding is not None]
+        decisions = complete(decisions, [ask_bank(self._bank, row) for row in rows])
         return [Sighting(f, d) for f, d in zip(faces, decisions, strict=True)]
 
     def verify(self, a: images.Source, b: images.Source) -> Verification:
@@ -246,6 +263,7 @@ class Identifier:
             policy=self._policy,
             tracking=self._tracking,
             growth=Growth(self.gallery) if self._learn else None,
+            bank=self._bank,
         )
 
     @property

@@ -17,6 +17,7 @@ from edgeface.errors import CalibrationError, GalleryError, ImageError
 from edgeface.gallery import Gallery
 from edgeface.identify import Identifier
 from edgeface.models import ModelCard
+from edgeface.submodels import Rule, SubmodelBank
 from edgeface.track import TrackerOptions
 from edgeface.types import Event, Face, Frame, Status, Threshold
 
@@ -271,3 +272,40 @@ def test_calibration_needs_people_and_strangers(app, detector) -> None:
     with pytest.raises(CalibrationError, match="too few"):
         app.calibrate(cohort(5), fpir=0.1)
     assert app.gallery.note("calibration") is None
+
+
+def bank(path: Path, names: list[str], colours: list[tuple[int, int, int]]) -> Path:
+    """A bank file of classes by colour, as the workshop would train one."""
+    rows = np.array(colours, np.float32) - 60
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rule = Rule("maxmax", threshold=0.8)
+    made = SubmodelBank.pack(
+        rows, rows, np.arange(len(names)) % 2, names=names, rule=rule, embedder="d" * 64
+    )
+    made.save(path)
+    return path
+
+
+def test_a_bank_answers_for_those_the_gallery_does_not_know(
+    app, detector, show, tmp_path: Path
+) -> None:
+    app._bank = SubmodelBank.load(bank(tmp_path / "b.efb", ["Gus", "Ben"], [GREEN, BLUE]))
+    enroll(app, detector, "Alice", RED)
+    for _ in range(6):
+        show(
+            (face(20, 60, 90), RED), (face(220, 60, 90), BLUE), (face(420, 60, 90), (200, 200, 30))
+        )
+    shown = {s.track: (s.decision.name, s.decision.person_id) for s in app.sightings}
+    assert shown == {1: ("Alice", 1), 2: ("Ben", -2), 3: (None, None)}
+    detector.faces = [face(100, 60, 120)]
+    (sighting,) = app.identify(painted((detector.faces[0], GREEN)))
+    assert sighting.decision.name == "Gus"
+
+
+def test_a_class_of_the_bank_is_named_once_in_a_frame(app, show, tmp_path: Path) -> None:
+    app._bank = SubmodelBank.load(bank(tmp_path / "b.efb", ["Gus", "Ben"], [GREEN, BLUE]))
+    app.reset()
+    for _ in range(6):
+        show((face(20, 60, 90), BLUE), (face(320, 60, 90), BLUE))
+    names = [s.decision.name for s in app.sightings]
+    assert sorted(n or "" for n in names) == ["", "Ben"]

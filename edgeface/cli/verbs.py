@@ -67,6 +67,9 @@ def identify(
     learn: Annotated[
         bool, typer.Option(help="Let the gallery learn: strangers become numbered people.")
     ] = False,
+    submodels: Annotated[
+        Path | None, typer.Option(help="Submodel bank for faces the gallery does not know.")
+    ] = None,
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
     threads: Threads = 2,
@@ -76,7 +79,7 @@ def identify(
     if (source is None) == (not pictures):
         raise typer.BadParameter("give either pictures or --video SOURCE")
     options = {"model": model, "runtime": runtime, "threads": threads, "threshold": threshold}
-    with _open(gallery, learn=learn, **options) as identifier:
+    with _open(gallery, learn=learn, submodels=submodels, **options) as identifier:
         if source is None:
             rows = [
                 {"picture": p, **s.to_dict()}
