@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
 from edgeface import images
 from edgeface.aggregate import Aggregator, Evidence, Policy
 from edgeface.align import align
@@ -31,6 +33,9 @@ from edgeface.types import (
     Status,
     Threshold,
 )
+
+# Least quality at which looks may join a face to a lost track: poor faces resemble one another.
+RECOGNISABLE = 0.2
 
 
 class FaceDetector(Protocol):
@@ -127,7 +132,7 @@ class Follower:
         if self._cut(image):
             self._tracker.cut()
         faces = self._detect(image)
-        tracks = self._tracker.update(faces, frame.time, lambda f: self._embed(image, f))
+        tracks = self._tracker.update(faces, frame.time, lambda f: self._looks(image, f))
         seen, fresh = self._gather(image, tracks, frame.time)
         self._judge(seen, fresh)
         self._learn(seen, fresh, frame.time)
@@ -162,7 +167,8 @@ class Follower:
                 added = dossier.evidence.add(row, rated[i], time)
             if added:
                 template = dossier.evidence.template()
-                self._tracker.remember(track.id, template.embedding)
+                if rated[i] >= RECOGNISABLE:
+                    self._tracker.remember(track.id, template.embedding)
                 dossier.matches = self._gallery.search(template.embedding)
                 dossier.elsewhere = ask_bank(self._bank, template.embedding)
                 fresh.add(track.id)
@@ -233,5 +239,11 @@ class Follower:
                 )
         return events
 
-    def _embed(self, image: Image, faces: Sequence[Face]) -> Array:
-        return self._embedder(align(image, faces))
+    def _looks(self, image: Image, faces: Sequence[Face]) -> Array:
+        """Embeddings by which lost tracks may be found again; zeros, like nobody, if poor."""
+        crops = align(image, faces)
+        rated = [rate(f, c, image.shape[:2]) for f, c in zip(faces, crops, strict=True)]
+        rows = np.zeros((len(faces), self._embedder.size), np.float32)
+        good = [i for i, quality in enumerate(rated) if quality >= RECOGNISABLE]
+        rows[good] = self._embedder(crops[good])
+        return rows
