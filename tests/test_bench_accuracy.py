@@ -1,0 +1,51 @@
+"""Reading the LFW protocol, and what the verification figures say of known embeddings."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2")
+
+from bench.accuracy import lfw_pairs, verify  # noqa: E402
+from bench.embed import measure  # noqa: E402
+
+PAIRS = """2\t1
+Ada_Lovelace\t1\t4
+Ada_Lovelace\t2\tGrace_Hopper\t10
+Grace_Hopper\t3\t5
+Alan_Turing\t1\tGrace_Hopper\t2
+"""
+
+
+def test_pairs_file_gives_pictures_truth_and_fold(tmp_path):
+    (tmp_path / "pairs.txt").write_text(PAIRS)
+    assert lfw_pairs(tmp_path / "pairs.txt") == [
+        ("Ada_Lovelace/Ada_Lovelace_0001", "Ada_Lovelace/Ada_Lovelace_0004", True, 0),
+        ("Ada_Lovelace/Ada_Lovelace_0002", "Grace_Hopper/Grace_Hopper_0010", False, 0),
+        ("Grace_Hopper/Grace_Hopper_0003", "Grace_Hopper/Grace_Hopper_0005", True, 1),
+        ("Alan_Turing/Alan_Turing_0001", "Grace_Hopper/Grace_Hopper_0002", False, 1),
+    ]
+    assert len(lfw_pairs(tmp_path / "pairs.txt", folds=1)) == 2
+
+
+def test_verify_is_perfect_on_orthogonal_people():
+    embeddings = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 3]]
+    index = np.array([[0, 1], [0, 4], [2, 3], [2, 5]])
+    same = np.array([True, False, True, False])
+    figures = verify(embeddings, index, same, np.array([0, 0, 1, 1]))
+    assert figures == {"lfw": 100.0, "lfw_std": 0.0, "tar_at_far1e-3": 100.0, "eer": 0.0}
+
+
+def test_measure_takes_turns_and_divides_by_the_batch():
+    order: list[str] = []
+    now = [0.0]
+
+    def take(name, seconds):
+        def run():
+            order.append(name)
+            now[0] += seconds
+
+        return run
+
+    out = measure({"a": take("a", 0.5), "b": take("b", 2.0)}, 2, 3, lambda: now[0])
+    assert out == {"a": 0.25, "b": 1.0}
+    assert order == ["a", "b"] * 4
