@@ -9,9 +9,9 @@
 #else
 #define CODE_TILE 4 /* the two-step product needs two more registers */
 #endif
-#define KERNEL_PREFETCH 16384
-#define KERNEL_LOCALITY 2
-#define KERNEL_AHEAD(p) 1
+#define FEW 4
+#define FEW_PHASES 2
+#define PREFETCH 16384
 
 static inline __attribute__((always_inline)) vec load(const char *p) {
     return _mm256_loadu_si256((const vec *)p);

@@ -5,9 +5,9 @@
 #define WIDTH 16
 #define TILE 12
 #define CODE_TILE 12
-#define KERNEL_PREFETCH 32768
-#define KERNEL_LOCALITY 2
-#define KERNEL_AHEAD(p) 1
+#define FEW 4
+#define FEW_PHASES 4
+#define PREFETCH 32768
 
 static inline __attribute__((always_inline)) vec load(const char *p) { return _mm512_loadu_si512(p); }
 static inline __attribute__((always_inline)) void store(char *p, vec v) { _mm512_storeu_si512(p, v); }

@@ -5,9 +5,9 @@
 #define WIDTH 4
 #define TILE 12
 #define CODE_TILE 12
-#define KERNEL_PREFETCH 16384
-#define KERNEL_LOCALITY 2
-#define KERNEL_AHEAD(p) 1
+#define FEW 4
+#define FEW_PHASES 4
+#define PREFETCH 16384
 
 static inline __attribute__((always_inline)) vec load(const char *p) {
     return vreinterpretq_s32_u8(vld1q_u8((const uint8_t *)p));

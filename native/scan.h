@@ -3,6 +3,8 @@
  *   vec                       a vector of WIDTH dwords, integer-typed
  *   WIDTH                     dwords per vector
  *   TILE, CODE_TILE           rows scored together, float and int8: what the registers hold
+ *   FEW, FEW_PHASES           rows scored together for few probes, those with as many phases: memory
+ *                             binds, and fewer streams of rows are fetched better
  *   load(p) store(p, v) zero()
  *   spread(p, phases)         the `phases` dwords at p, repeated across the vector
  *   spread_codes(p, phases)   the same for int8 codes, as the kernel multiplies them
@@ -13,7 +15,9 @@
  *   repeat(p, times)          the floats at p, each repeated `times` (dividing WIDTH)
  *   reach(v, t)               bit mask of the float lanes with v >= t
  *   halves(p)                 WIDTH float16 at p as float
- *   SCAN, KERNEL_PREFETCH     the function's name; bytes to prefetch ahead
+ *   SCAN                      the function's name
+ *   PREFETCH                  bytes to prefetch ahead, to the first level: without it the time to
+ *                             read and the time to multiply add up
  *
  * One micro-kernel serves 1 to 32 probes: TILE rows against one or two vectors of "probe lanes". A
  * lane is a probe; when there are fewer probes than lanes, a probe gets several adjacent lanes
@@ -55,7 +59,7 @@ INLINE void tile(const int count, const int vectors, const int phases, const int
         for (size_t u = 0; u < units; u++) {
             if (prefetch) {
                 UNROLL for (int r = 0; r < count; r++)
-                    __builtin_prefetch(prefetch + r * UNIT, 0, KERNEL_LOCALITY);
+                    __builtin_prefetch(prefetch + r * UNIT, 0, 3);
                 prefetch += count * UNIT;
             }
             UNROLL for (int s = 0; s < UNIT_FLOATS / phases; s++) {
@@ -87,6 +91,8 @@ typedef void tile_function(const char *rows, size_t stride, size_t units, const 
 #define DEFINE_TILES(PHASES)                                                                      \
     DEFINE_TILE(full_float_##PHASES, TILE, 2, PHASES, 0)                                          \
     DEFINE_TILE(full_codes_##PHASES, CODE_TILE, 2, PHASES, 1)                                          \
+    DEFINE_TILE(few_float_##PHASES, FEW, 2, PHASES, 0)                                            \
+    DEFINE_TILE(few_codes_##PHASES, FEW, 2, PHASES, 1)                                            \
     DEFINE_TILE(last_float_##PHASES, 1, 2, PHASES, 0)                                             \
     DEFINE_TILE(last_codes_##PHASES, 1, 2, PHASES, 1)
 
@@ -101,13 +107,16 @@ DEFINE_TILES(16)
 #endif
 DEFINE_TILE(full_float_single, TILE, 1, WIDTH, 0)
 DEFINE_TILE(full_codes_single, CODE_TILE, 1, WIDTH, 1)
+DEFINE_TILE(few_float_single, FEW, 1, WIDTH, 0)
+DEFINE_TILE(few_codes_single, FEW, 1, WIDTH, 1)
 DEFINE_TILE(last_float_single, 1, 1, WIDTH, 0)
 DEFINE_TILE(last_codes_single, 1, 1, WIDTH, 1)
 
-static tile_function *choose(const panel *p, int full, int codes) {
+static tile_function *choose(const panel *p, size_t count, int codes) {
 #define PICK(SUFFIX)                                                                              \
-    (full ? (codes ? full_codes_##SUFFIX : full_float_##SUFFIX)                                   \
-          : (codes ? last_codes_##SUFFIX : last_float_##SUFFIX))
+    (count == 1 ? (codes ? last_codes_##SUFFIX : last_float_##SUFFIX)                             \
+     : count == FEW ? (codes ? few_codes_##SUFFIX : few_float_##SUFFIX)                           \
+                    : (codes ? full_codes_##SUFFIX : full_float_##SUFFIX))
     if (p->vectors == 1) return PICK(single);
     switch (p->phases) {
     case 1: return PICK(1);
@@ -198,7 +207,7 @@ INLINE void widen(const uint16_t *from, size_t count, size_t dim, size_t padded,
     for (size_t r = 0; r < count; r++, from += dim, to += padded) {
         size_t i = 0;
         for (; i + WIDTH <= dim; i += WIDTH) {
-            __builtin_prefetch((const char *)(from + i) + KERNEL_PREFETCH, 0, KERNEL_LOCALITY);
+            __builtin_prefetch((const char *)(from + i) + PREFETCH, 0, 3);
             store((char *)(to + i), halves(from + i));
         }
         for (; i < dim; i++) to[i] = edgeface_half(from[i]);
@@ -230,7 +239,8 @@ void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, siz
     const size_t stride = codes ? padded_dim(m->dim, UNIT) : half ? 2 * m->dim : 4 * m->dim;
     size_t units = codes ? stride / UNIT : half ? padded / UNIT_FLOATS : m->dim / UNIT_FLOATS;
     const size_t rest = codes || half ? 0 : m->dim % UNIT_FLOATS;
-    const size_t full = codes ? CODE_TILE : TILE;
+    const int few = panel_count == 1 && panels[0].phases >= FEW_PHASES;
+    const size_t full = few ? FEW : codes ? CODE_TILE : TILE;
     char tail[TILE * UNIT];
     memset(tail, 0, sizeof tail);
     for (size_t row = begin; row < end;) {
@@ -252,10 +262,9 @@ void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, siz
         }
         for (size_t j = 0; j < panel_count; j++) {
             panel *p = &panels[j];
-            const int ahead = j == 0 && !half && KERNEL_AHEAD(p);
-            score_tile(m, choose(p, count == full, codes), p, at, count, skip, rows,
+            score_tile(m, choose(p, count, codes), p, at, count, skip, rows,
                        half ? 4 * padded : stride, units, rest ? tail : NULL,
-                       ahead ? source + KERNEL_PREFETCH : NULL, softmax_scale);
+                       j == 0 && !half ? source + PREFETCH : NULL, softmax_scale);
         }
         row = at + count;
     }

@@ -64,7 +64,8 @@ static void lay_out(search *s, arena *a, size_t block, size_t dim, size_t submod
         w->shared = s;
         w->scratch = take(a, MAX_TILE * wide * sizeof(float));
         w->statistics = take(a, submodels * block * sizeof(statistic));
-        for (int side = 0; side < 2; side++) {
+        /* Only MixMaxSim scans two matrices, and it keeps one class of each. */
+        for (int side = 0; side < (s->k == 1 ? 2 : 1); side++) {
             w->sides[side].panels = take(a, MAX_PANELS * sizeof(panel));
             top *tops = w->sides[side].tops = take(a, block * sizeof(top));
             for (size_t i = 0; i < block; i++) {
