@@ -24,22 +24,27 @@ class ReadWriteLock:
     def reading(self) -> Iterator[None]:
         """Hold off writers for the block."""
         with self._condition:
-            self._condition.wait_for(lambda: not (self._writing or self._waiting))
+            while self._writing or self._waiting:
+                self._condition.wait()
             self._readers += 1
         try:
             yield
         finally:
             with self._condition:
                 self._readers -= 1
-                self._condition.notify_all()
+                if not self._readers:
+                    self._condition.notify_all()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold off everybody for the block."""
         with self._condition:
             self._waiting += 1
-            self._condition.wait_for(lambda: not (self._writing or self._readers))
-            self._waiting -= 1
+            try:
+                while self._writing or self._readers:
+                    self._condition.wait()
+            finally:
+                self._waiting -= 1
             self._writing = True
         try:
             yield

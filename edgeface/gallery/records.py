@@ -101,10 +101,11 @@ def unit_rows(embeddings: ArrayLike, size: int) -> Array:
     if not len(rows):
         raise GalleryError("no embeddings: give at least one face")
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not np.all(np.isfinite(rows)) or not np.all(norms > 1e-6):
+    if not np.isfinite(norms).all() or norms.min() < 1e-6:
         raise GalleryError("an embedding is all zeros or not finite: leave that face out")
     # Rows of length one stay as they are, bit for bit, so that what is read back compares equal.
-    return np.where(np.abs(norms - 1.0) < 1e-6, rows, rows / norms).astype(np.float32)
+    off = np.abs(norms - 1.0) > 1e-6
+    return np.where(off, rows / norms, rows).astype(np.float32) if off.any() else rows
 
 
 def unknown(name: str, known: Iterable[str], place: str) -> GalleryError:
