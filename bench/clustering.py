@@ -1,4 +1,4 @@
-"""How well, how fast and how steadily faces are grouped by person: ours against nine others on equal
+"""How well, how fast and how steadily faces are grouped by person: ours against others on equal
 features, by cluster size, with unrecognisable crops mixed in, added later, and at scale."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import resource
 import sys
 import tempfile
 import time
+from itertools import pairwise as successive
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +109,7 @@ def prepared(faces: Labelled, *, quick: bool = False) -> tuple[Faces, NDArray[np
 def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figures:
     """Every method on the three test sets, with the parameter that has the best mean BCubed F over
     the three training sets."""
-    training = [
-        prepared(s, quick=args.quick) for s in training_sets(features, teacher).values()
-    ]
+    training = [prepared(s, quick=args.quick) for s in training_sets(features, teacher).values()]
     testing = {k: prepared(v, quick=args.quick) for k, v in tests(features).items()}
     found: Figures = {}
     for name in ["ours", *METHODS, "agglomerative"]:
@@ -200,7 +199,9 @@ def robustness(features: Source, args: argparse.Namespace) -> Figures:
     order = np.random.default_rng(0).permutation(len(truth))
     again = cluster(faces.embeddings[order])
     found[f"clustering.order.{prefix}.changed"] = float((again.labels != whole.labels[order]).sum())
-    found |= added_later(prefix, faces.embeddings[order], truth[order], bcubed(truth, whole.labels).f)
+    found |= added_later(
+        prefix, faces.embeddings[order], truth[order], bcubed(truth, whole.labels).f
+    )
     return found
 
 
@@ -225,7 +226,9 @@ def unrecognisable(features: Source, count: int) -> NDArray[np.float32]:
             if i % 3 == 2:
                 crop = cv2.GaussianBlur(crop, (0, 0), 18)
             else:
-                crop = cv2.resize(cv2.resize(crop, (5, 5), interpolation=cv2.INTER_AREA), (112, 112))
+                crop = cv2.resize(
+                    cv2.resize(crop, (5, 5), interpolation=cv2.INTER_AREA), (112, 112)
+                )
             if i % 3 == 1:
                 noise = rng.normal(0, 25, crop.shape)
                 crop = np.clip(crop + noise, 0, 255).astype(np.uint8)
@@ -241,12 +244,13 @@ def added_later(
     prefix: str, embeddings: NDArray[np.float32], truth: NDArray[np.int64], at_once: float
 ) -> Figures:
     """A pile of the first 80 %, to which the rest comes in batches of 100, then one by one."""
+
     first, single = int(len(truth) * 0.8), min(100, len(truth) // 20)
     names = [str(i) for i in range(len(truth))]
     pile = Pile.of(embeddings[:first], names[:first])
-    batches = list(range(first, len(truth) - single, 100)) + [len(truth) - single]
+    batches = [*range(first, len(truth) - single, 100), len(truth) - single]
     started = time.perf_counter()
-    for a, b in zip(batches, batches[1:], strict=False):
+    for a, b in successive(batches):
         pile = pile.add(embeddings[a:b], names[a:b])[0]
     in_batches = time.perf_counter() - started
     started = time.perf_counter()

@@ -4,6 +4,7 @@ what runs where the extension was not built. Same arithmetic in the same order."
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,7 @@ PAD = np.iinfo(np.int32).max
 Indices = NDArray[np.int32]
 
 
-def overlap(
-    ids: Indices, amounts: Array, nodes: Indices, targets: Indices, *, mean: bool
-) -> Array:
+def overlap(ids: Indices, amounts: Array, nodes: Indices, targets: Indices, *, mean: bool) -> Array:
     """See `ef_graph_overlap` in native/graph.h."""
     channels, _, k = amounts.shape
     out = np.zeros((channels, len(nodes), k), np.float32)
@@ -34,9 +33,7 @@ def overlap(
     return out
 
 
-def lookup(
-    ids: Indices, amounts: Array, nodes: Indices, targets: Indices, absent: float
-) -> Array:
+def lookup(ids: Indices, amounts: Array, nodes: Indices, targets: Indices, absent: float) -> Array:
     """See `ef_graph_lookup` in native/graph.h."""
     out = np.full(targets.shape, absent, np.float32)
     for row, node in enumerate(nodes):
@@ -48,9 +45,7 @@ def lookup(
     return out
 
 
-def partition(
-    start: NDArray[np.int64], targets: Indices, weights: Array
-) -> tuple[Indices, float]:
+def partition(start: NDArray[np.int64], targets: Indices, weights: Array) -> tuple[Indices, float]:
     """See `ef_graph_partition` in native/graph.h."""
     n = len(start) - 1
     labels = list(range(n))
@@ -97,7 +92,7 @@ class _Graph:
         ends, to = start.tolist(), targets.tolist()
         edges = [
             list(zip(to[a:b], flows[a:b], strict=True))
-            for a, b in zip(ends, ends[1:], strict=False)
+            for a, b in pairwise(ends)
         ]
         visit = []
         for row in edges:
