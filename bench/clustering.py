@@ -1,4 +1,4 @@
-"""How well, how fast and how steadily faces are grouped by person: ours against nine others on equal
+"""How well, how fast and how steadily faces are grouped by person: ours against others on equal
 features, by cluster size, with unrecognisable crops mixed in, added later, and at scale."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import resource
 import sys
 import tempfile
 import time
+from itertools import pairwise as successive
 from pathlib import Path
 
 import numpy as np
@@ -243,12 +244,13 @@ def added_later(
     prefix: str, embeddings: NDArray[np.float32], truth: NDArray[np.int64], at_once: float
 ) -> Figures:
     """A pile of the first 80 %, to which the rest comes in batches of 100, then one by one."""
+
     first, single = int(len(truth) * 0.8), min(100, len(truth) // 20)
     names = [str(i) for i in range(len(truth))]
     pile = Pile.of(embeddings[:first], names[:first])
-    batches = list(range(first, len(truth) - single, 100)) + [len(truth) - single]
+    batches = [*range(first, len(truth) - single, 100), len(truth) - single]
     started = time.perf_counter()
-    for a, b in zip(batches, batches[1:], strict=False):
+    for a, b in successive(batches):
         pile = pile.add(embeddings[a:b], names[a:b])[0]
     in_batches = time.perf_counter() - started
     started = time.perf_counter()

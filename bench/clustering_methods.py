@@ -151,7 +151,7 @@ def chinese_whispers(faces: Faces, threshold: float) -> Labels:
 
 
 def finch(faces: Faces, level: float) -> Labels:
-    """First-neighbour chains (FINCH, Sarfraz, Sharma and Stiefelhagen 2019), after `level` merges."""
+    """First-neighbour chains (FINCH, Sarfraz, Sharma, Stiefelhagen 2019), after `level` merges."""
     from edgeface.score import topk
 
     labels, rows = np.arange(len(faces.embeddings), dtype=np.int32), faces.embeddings
@@ -170,8 +170,9 @@ def finch(faces: Faces, level: float) -> Labels:
 
 def k_means(faces: Faces, _: float) -> Labels:
     """Spherical k-means told the true number of people."""
-    from edgeface.cluster.neighbours import cells_of
     from edgeface.score import topk
+
+    from edgeface.cluster.neighbours import cells_of
 
     shuffled = faces.embeddings[np.random.default_rng(0).permutation(len(faces.embeddings))]
     centres = cells_of(np.ascontiguousarray(shuffled), count=faces.people, rounds=15)

@@ -82,8 +82,8 @@ class Source:
 
 def training_sets(source: Source, teacher: Source) -> dict[str, Labelled]:
     """Three sets of training identities, each like one use: `few people` (pins/train, 59 people of
-    100 to 240 pictures), `mixed` (CelebA people of 5 and more, pins of heavy-tailed sizes) and `many
-    people` (all of CelebA kept, most with one or two pictures, and the same pins)."""
+    100 to 240 pictures), `mixed` (CelebA people of 5 and more, pins of heavy-tailed sizes) and
+    `many people` (all of CelebA kept, most with one or two pictures, and the same pins)."""
     celeba, pins = source.folder("celeba"), source.folder("pins-train")
     seen = {which: teacher.folder(which) for which in ("celeba", "pins-train", "lfw")}
     means = {which: _means(faces) for which, faces in seen.items()}

@@ -81,7 +81,7 @@ def cluster(
     Raises:
         ValueError: wrong shapes, NaN or zero rows.
     """
-    rows, gate = _checked(embeddings, quality)
+    rows, gate = checked(embeddings, quality)
     n = len(rows)
     if n < 2:
         return Clusters(
@@ -171,7 +171,8 @@ def described(indices: graph.Indices, probabilities: Array, labels: NDArray[np.i
     return Clusters(numbered, certainty, exemplars.astype(np.int64))
 
 
-def _checked(embeddings: ArrayLike, quality: ArrayLike | None) -> tuple[Array, NDArray[np.bool_]]:
+def checked(embeddings: ArrayLike, quality: ArrayLike | None) -> tuple[Array, NDArray[np.bool_]]:
+    """Unit rows (n, d) float32 and which of them are gated (n,) bool; ValueError on bad input."""
     rows = np.ascontiguousarray(embeddings, np.float32)
     if rows.ndim != 2:
         raise ValueError(f"embeddings are {rows.shape}; an (n, d) array is needed")

@@ -33,7 +33,7 @@ def density_peaks(
     densities in the order of their indices, if nearer than `threshold`; faces without a parent are
     peaks. The order is strict, so the parents form a forest. Labels are numbered by their peaks.
     """
-    n, k = indices.shape
+    n = len(indices)
     own = np.arange(n)
     rank = np.empty(n, np.int64)
     rank[np.lexsort((-own, density))] = own

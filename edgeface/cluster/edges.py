@@ -183,7 +183,7 @@ class Neighbourhoods:
         )
 
     def features(self, nodes: graph.Indices) -> Array:
-        """(m, k, f) float32 for the edges of `nodes` (m,) int32, in the order of their neighbours."""
+        """(m, k, f) float32 for the edges of `nodes` (m,) int32, in their neighbours' order."""
         targets = self.near.indices[nodes]
         centred = self.near.similarities[nodes]
         k = targets.shape[1]
@@ -239,7 +239,7 @@ def _first(n: int, k: int, count: int) -> Array:
 
 
 def strangers(space: Space) -> tuple[float, float, float, float]:
-    """What similarities between strangers look like: middle and spread of centred, then of raw ones.
+    """What similarities between strangers are like: middle and spread of centred, then raw ones.
 
     The median and its distance to the 16 % quantile, over pairs of evenly drawn faces: pairs of one
     person lie above the median, so they do not widen the spread.

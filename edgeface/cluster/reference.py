@@ -4,6 +4,7 @@ what runs where the extension was not built. Same arithmetic in the same order."
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ class _Graph:
         ends, to = start.tolist(), targets.tolist()
         edges = [
             list(zip(to[a:b], flows[a:b], strict=True))
-            for a, b in zip(ends, ends[1:], strict=False)
+            for a, b in pairwise(ends)
         ]
         visit = []
         for row in edges:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgeface.cluster import K, _checked, described, divide
+from edgeface.cluster import Clusters, K, checked, described, divide
 from edgeface.cluster.edges import EdgeModel, Neighbourhoods, Space, mean_face, strangers
 from edgeface.cluster.neighbours import Neighbours, neighbours
 from edgeface.errors import SourceError
@@ -76,7 +76,7 @@ class Pile:
         Raises:
             ValueError: wrong shapes, or a name twice.
         """
-        rows, gate = _checked(embeddings, quality)
+        rows, gate = checked(embeddings, quality)
         _check_names(names, len(rows))
         mean = mean_face(rows) if len(rows) else np.zeros(rows.shape[1], np.float32)
         space = Space.of(rows, mean)
@@ -105,7 +105,7 @@ class Pile:
         Raises:
             ValueError: wrong shapes, another length d, or a name that is in the pile.
         """
-        rows, gate = _checked(embeddings, quality)
+        rows, gate = checked(embeddings, quality)
         _check_names(names, len(rows), self.names)
         if rows.shape[1] != self.embeddings.shape[1]:
             raise ValueError(
@@ -128,6 +128,14 @@ class Pile:
         indices, probabilities = grown._edges(space, touched, model)
         labels = divide(indices, probabilities, grown.gate[touched], model.threshold)
         return grown._renamed(touched, labels, old)
+
+    def clusters(self, *, model: EdgeModel | None = None) -> Clusters:
+        """The people as `cluster` describes them, labels and exemplars numbered
+        by size as there."""
+        space = Space.of(self.embeddings, self.mean)
+        around = Neighbourhoods.around(space, self.near, self.scale)
+        probabilities = around.probabilities(model or EdgeModel.load())
+        return described(self.near.indices, probabilities, self.people.astype(np.int32))
 
     def _touched(
         self, space: Space, fresh: NDArray[np.int32], model: EdgeModel

@@ -135,7 +135,7 @@ def normalized_mutual_information(truth: ArrayLike, clusters: ArrayLike) -> floa
 
 
 def adjusted_rand_index(truth: ArrayLike, clusters: ArrayLike) -> float:
-    """The Rand index corrected for chance (Hubert and Arabie 1985, eq. 5): 1 = equal, 0 = chance."""
+    """The Rand index corrected for chance (Hubert and Arabie 1985, eq. 5): 1 = equal, 0 chance."""
     table = contingency(truth, clusters)
     total = int(table.cells.sum())
     both, true = _pairs(table.cells), _pairs(table.truth_sizes)

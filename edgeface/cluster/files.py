@@ -1,0 +1,81 @@
+"""The file formats of the MS1M clustering benchmark (learn-to-cluster): `features/*.bin`,
+`labels/*.meta` and `knns/*/faiss_k_80.npz`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.cluster.neighbours import Neighbours, self_first
+from edgeface.errors import SourceError
+from edgeface.types import Array
+
+
+def read_features(path: str | Path, dimension: int) -> Array:
+    """(n, dimension) float32, mapped from the file: raw little-endian numbers, no header.
+
+    Raises:
+        SourceError: missing, or its size is no multiple of a row.
+    """
+    try:
+        size = Path(path).stat().st_size
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}; a file of float32 features is needed") from (
+            error
+        )
+    if dimension < 1 or size == 0 or size % (4 * dimension):
+        raise SourceError(
+            f"{path}: {size} bytes are not rows of {dimension} float32; state the true --dim"
+        )
+    return np.memmap(path, np.dtype("<f4"), "r", shape=(size // (4 * dimension), dimension))
+
+
+def write_features(path: str | Path, embeddings: Array) -> None:
+    """Write what `read_features` reads."""
+    np.ascontiguousarray(embeddings, "<f4").tofile(path)
+
+
+def read_labels(path: str | Path) -> NDArray[np.int64]:
+    """(n,) int64 identities, one decimal per line.
+
+    Raises:
+        SourceError: missing or not integers.
+    """
+    try:
+        return np.array([int(line) for line in Path(path).read_text().split()], np.int64)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: {error}; one integer identity per line is needed") from error
+
+
+def write_labels(path: str | Path, labels: NDArray[np.int64] | NDArray[np.int32]) -> None:
+    """Write what `read_labels` reads."""
+    Path(path).write_text("".join(f"{label}\n" for label in labels.tolist()))
+
+
+def read_neighbours(path: str | Path) -> Neighbours:
+    """A kNN graph stored as `data` (n, 2, k): indices and distances 1 - cosine, oneself included.
+
+    Raises:
+        SourceError: missing, damaged or of another shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as raw:
+            data = raw["data"]
+        if data.ndim != 3 or data.shape[1] != 2:
+            raise ValueError(f"data is {data.shape}")
+        indices = data[:, 0].astype(np.int32)
+        if indices.min(initial=0) < -1 or indices.max(initial=-1) >= len(data):
+            raise ValueError("indices are out of range")
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise SourceError(f"{path}: {error}; an .npz with data (n, 2, k) is needed") from error
+    return self_first(indices, (1.0 - data[:, 1]).astype(np.float32))
+
+
+def write_neighbours(path: str | Path, near: Neighbours) -> None:
+    """Write what `read_neighbours` reads."""
+    data = np.stack([near.indices.astype(np.float32), 1.0 - near.similarities], axis=1)
+    # float32 holds every index below 2^24, the benchmark's own limit.
+    with Path(path).open("wb") as file:
+        np.savez_compressed(file, data=data)
