@@ -131,6 +131,33 @@ def test_models_and_doctor(run: Run) -> None:
         assert checks[name]["state"] in {"ok", "note"}
 
 
+def test_a_pile_of_pictures_becomes_people(run: Run, sample: Path, tmp_path: Path) -> None:
+    pile, out = tmp_path / "pile", tmp_path / "out"
+    pile.mkdir()
+    capture = cv2.VideoCapture(str(sample / "clip.mp4"))
+    for i in range(200):
+        frame = capture.read()[1]
+        if i % 12 == 6:
+            cv2.imwrite(str(pile / f"{i:03}.jpg"), frame)
+    (pile / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00")
+    gallery = tmp_path / "g.gallery"
+    done = run("cluster", pile, "--out", out, "--folders", "link", "--into", gallery)
+    assert done.code == 0
+    assert "cut.jpg" in done.err
+    sizes = sorted((r["faces"] for r in done.rows if r["person"] >= 0), reverse=True)
+    assert len(sizes) >= 2
+    assert sizes[0] >= 14
+    for name in ("people.json", "people.csv", "report.html"):
+        assert (out / name).stat().st_size > 100
+    assert len(run("gallery", "list", gallery).rows) >= 2
+    (pile / "eileen.jpg").write_bytes((sample / "eileen.jpg").read_bytes())
+    again = run("cluster", pile, "--out", out, "--update")
+    grown = sorted((r["faces"] for r in again.rows if r["person"] >= 0), reverse=True)
+    assert grown[0] == sizes[0] + 1
+    assert run("cluster", tmp_path / "none").code == 1
+    assert run("cluster").code == 2
+
+
 def bad_pictures(folder: Path) -> dict[str, Path]:
     rng = np.random.default_rng(0)
     good = cv2.imencode(".jpg", rng.integers(0, 256, (200, 200, 3), dtype=np.uint8))[1].tobytes()

@@ -12,11 +12,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from edgeface.cli.cluster import cluster
 from edgeface.cli.machine import doctor, models
 from edgeface.cli.people import people
 from edgeface.cli.verbs import app
 from edgeface.errors import EdgefaceError, KernelError, ModelError
 
+app.command()(cluster)
 app.command()(doctor)
 app.add_typer(people, name="gallery")
 app.add_typer(models, name="models")
