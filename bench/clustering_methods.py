@@ -170,9 +170,8 @@ def finch(faces: Faces, level: float) -> Labels:
 
 def k_means(faces: Faces, _: float) -> Labels:
     """Spherical k-means told the true number of people."""
-    from edgeface.score import topk
-
     from edgeface.cluster.neighbours import cells_of
+    from edgeface.score import topk
 
     shuffled = faces.embeddings[np.random.default_rng(0).permutation(len(faces.embeddings))]
     centres = cells_of(np.ascontiguousarray(shuffled), count=faces.people, rounds=15)

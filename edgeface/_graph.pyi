@@ -1,4 +1,4 @@
-from collections.abc import Buffer
+from _typeshed import ReadableBuffer as Buffer
 
 def overlap(
     n: int,

@@ -102,7 +102,7 @@ class NormPReLU(torch.autograd.Function):
     """prelu(batch_norm(x)) with batch statistics; returns the map, mean and variance (biased)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # noqa: PLR0917
+    def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, slope: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous(memory_format=torch.channels_last)

@@ -61,7 +61,7 @@ def test_nobody_is_given_a_name_that_is_not_theirs(named) -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="the pianist is 25 px wide for 0.6 s and then in profile: similarity 0.17 to his portrait",
+    reason="the pianist is 25 px wide for 0.6 s, then in profile: similarity 0.17 to his portrait",
 )
 def test_the_pianist_is_named(named) -> None:
     assert max((len(seen) for seen in named[ALEX].values()), default=0) >= 5

@@ -90,10 +90,7 @@ class _Graph:
             total += weight
         flows = [w / total for w in weights.tolist()]
         ends, to = start.tolist(), targets.tolist()
-        edges = [
-            list(zip(to[a:b], flows[a:b], strict=True))
-            for a, b in pairwise(ends)
-        ]
+        edges = [list(zip(to[a:b], flows[a:b], strict=True)) for a, b in pairwise(ends)]
         visit = []
         for row in edges:
             rate = 0.0
@@ -161,7 +158,8 @@ class _Partition:
         return moved_in_all
 
     def _try(self, i: int) -> bool:
-        own, towards = self.module[i], {}
+        own = self.module[i]
+        towards: dict[int, float] = {}
         for target, flow in self.graph.edges[i]:
             m = self.module[target]
             towards[m] = towards.get(m, 0.0) + flow
