@@ -131,6 +131,7 @@ def test_the_page_opens_in_a_browser(tmp_path) -> None:
         ],
         capture_output=True,
         text=True,
+        check=True,
         timeout=240,
         env={**os.environ, "HOME": str(tmp_path)},
     ).stdout
