@@ -1,0 +1,68 @@
+"""The benchmark's file formats, there and back, and what damage is called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeface.cluster import neighbours
+from edgeface.cluster.files import (
+    read_features,
+    read_labels,
+    read_neighbours,
+    write_features,
+    write_labels,
+    write_neighbours,
+)
+from edgeface.errors import SourceError
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    rows = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_features_are_headerless_little_endian_floats(tmp_path, rows) -> None:
+    path = tmp_path / "part1_test.bin"
+    write_features(path, rows)
+    assert path.stat().st_size == 30 * 8 * 4
+    assert path.read_bytes()[:4] == np.float32(rows[0, 0]).astype("<f4").tobytes()
+    assert np.array_equal(read_features(path, 8), rows)
+
+
+def test_labels_are_lines(tmp_path) -> None:
+    path = tmp_path / "part1_test.meta"
+    write_labels(path, np.array([3, 0, -1]))
+    assert path.read_text() == "3\n0\n-1\n"
+    assert read_labels(path).tolist() == [3, 0, -1]
+
+
+def test_neighbours_are_indices_and_distances(tmp_path, rows) -> None:
+    path, near = tmp_path / "faiss_k_80.npz", neighbours(rows, 5)
+    write_neighbours(path, near)
+    data = np.load(path)["data"]
+    assert data.shape == (30, 2, 5)
+    assert np.array_equal(data[:, 0, 0], np.arange(30))
+    assert np.allclose(data[:, 1], 1 - near.similarities)
+    again = read_neighbours(path)
+    assert np.array_equal(again.indices, near.indices)
+    assert np.allclose(again.similarities, near.similarities, atol=1e-6)
+
+
+def test_damage_is_named(tmp_path, rows) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(SourceError, match="file"):
+        read_features(path, 8)
+    write_features(path, rows)
+    with pytest.raises(SourceError, match="960 bytes are not rows of 7"):
+        read_features(path, 7)
+    path.write_text("1\nAlice\n")
+    with pytest.raises(SourceError, match="one integer identity per line"):
+        read_labels(path)
+    with pytest.raises(SourceError, match=r"data \(n, 2, k\)"):
+        read_neighbours(path)
+    with path.open("wb") as file:
+        np.savez(file, data=np.full((3, 2, 2), 7.0, np.float32))
+    with pytest.raises(SourceError, match="out of range"):
+        read_neighbours(path)
