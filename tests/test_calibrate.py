@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -120,6 +120,7 @@ def test_a_calibration_survives_storage() -> None:
         Calibration.from_json('{"value": 1}')
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
     st.sampled_from([0.5, 0.9, 0.95, 0.99]),
@@ -152,6 +153,7 @@ def test_open_set_rates() -> None:
         metrics.fpir([], 0.5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=50), st.floats(0, 1))
 def test_tpir_at_fpir_respects_the_rate(nonmated: list[float], rate: float) -> None:
     """A mated search at every non-mated similarity: what answers is at most the rate."""

@@ -10,6 +10,7 @@ import pytest
 from edgeface.calibrate import calibrate
 from edgeface.cohort import Cohort
 from edgeface.errors import CalibrationError
+from edgeface.metrics import fpir
 
 MODEL = "sha256:abc"
 
@@ -27,12 +28,17 @@ def cohort() -> Cohort:
     return Cohort.fit(people(4000, 1), model=MODEL, components=24)
 
 
-def test_drawn_impostors_give_the_threshold_of_real_ones(cohort: Cohort) -> None:
-    gallery = people(200, 2)
-    real = calibrate((people(3000, 3) @ gallery.T).max(axis=1), fpir=1e-2, size=200)
-    drawn = calibrate((cohort.draw(3000) @ gallery.T).max(axis=1), fpir=1e-2, size=200)
-    assert drawn.low <= real.high
-    assert real.low <= drawn.high
+@pytest.mark.parametrize("rate", [1e-1, 1e-2])
+def test_drawn_impostors_lead_to_about_the_rate_asked_for(cohort: Cohort, rate: float) -> None:
+    gallery, strangers = people(200, 2), people(5000, 3)
+    drawn = calibrate((cohort.draw(3000) @ gallery.T).max(axis=1), fpir=rate, size=200)
+    measured = fpir((strangers @ gallery.T).max(axis=1), drawn.value)
+    assert rate / 4 < measured < rate * 4
+    blind = np.random.default_rng(5).standard_normal((3000, 32))
+    blind /= np.linalg.norm(blind, axis=1, keepdims=True)
+    naive = calibrate((blind @ gallery.T).max(axis=1), fpir=rate, size=200)
+    off = abs(np.log(measured / rate))
+    assert off < abs(np.log(fpir((strangers @ gallery.T).max(axis=1), naive.value) / rate))
 
 
 def test_draws_are_unit_rows_and_repeatable(cohort: Cohort) -> None:

@@ -186,6 +186,7 @@ def test_stranger_names_are_reserved(gallery: Gallery) -> None:
         gallery.enroll("Stranger-7", faces(1))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_check_name_gives_a_stable_name_or_refuses(text: str) -> None:
     try:
