@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from bench.accuracy import lfw_pairs, verify  # noqa: E402
-from bench.embed import measure  # noqa: E402
+from bench.accuracy import lfw_pairs, verify
+from bench.embed import measure
 
 PAIRS = """2\t1
 Ada_Lovelace\t1\t4
