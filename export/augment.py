@@ -33,7 +33,8 @@ class Strength:
 MODERATE = Strength()
 NONE = Strength(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 STRONG = Strength(2.0, 0.05, 5.0, 0.6, 0.2, 0.3, 0.2, 0.2, 0.2, 0.1)
-STRENGTHS = {"none": NONE, "moderate": MODERATE, "strong": STRONG}
+MILD = Strength(0.8, 0.02, 1.5, 0.3, 0.05, 0.08, 0.05, 0.05, 0.05, 0.03)
+STRENGTHS = {"none": NONE, "mild": MILD, "moderate": MODERATE, "strong": STRONG}
 
 
 def jitter(image: Image, rng: np.random.Generator, strength: Strength) -> Image:
