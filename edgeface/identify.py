@@ -14,7 +14,8 @@ import numpy as np
 from edgeface import images, video
 from edgeface.aggregate import Policy
 from edgeface.align import align
-from edgeface.calibrate import Calibration, calibrate
+from edgeface.calibrate import Calibration, calibrate, trials_needed
+from edgeface.cohort import Cohort
 from edgeface.decide import Rules, decide_together
 from edgeface.detect import Detector
 from edgeface.embed import DEFAULT, Embedder
@@ -29,6 +30,7 @@ from edgeface.track import TrackerOptions
 from edgeface.types import Event, Face, Frame, Image, Sighting, Threshold
 
 CALIBRATION = "calibration"  # the gallery note that holds it
+DRAWN = 6000  # impostors drawn from the model where there are no pictures of any
 FacePolicy = Literal["require_one", "largest", "skip"]
 WEAK = 0.5  # share of the detector's threshold from which a face may keep a track alive
 
@@ -214,22 +216,32 @@ class Identifier:
         self.reset()  # more people, another threshold
         return Enrolment(person, len(taken), tuple(skipped))
 
-    def calibrate(self, cohort: Sequence[images.Source], *, fpir: float) -> Calibration:
+    def calibrate(
+        self, cohort: Sequence[images.Source] | None = None, *, fpir: float
+    ) -> Calibration:
         """Set the gallery's threshold so that a stranger is named with probability `fpir`.
 
         Args:
             cohort: one picture each of people who are not in the gallery; the largest face counts.
+                Without it the impostor model beside the embedder stands in (`edgeface.cohort`).
             fpir: false-positive identification rate wanted (ISO/IEC 19795-1), in (0, 1).
 
         Returns:
             the calibration; it is stored with the gallery, and follows its size from then on.
 
         Raises:
-            CalibrationError: the gallery is empty or the cohort smaller than three over `fpir`.
+            CalibrationError: the gallery is empty, the cohort smaller than three over `fpir`, or
+                there is no impostor model beside the embedder.
             ImageError: a picture is unreadable or shows no face.
         """
-        faces = [self._one_face(picture, "largest") for picture in cohort]
-        searches = [self.gallery.search(f.embedding, 1) for f in faces if f.embedding is not None]
+        if cohort is None:
+            card = self._embedder.card
+            model = Cohort.load(card.path.with_suffix(".cohort.npz"), model=card.digest)
+            probes = list(model.draw(max(DRAWN, trials_needed(fpir))))
+        else:
+            faces = [self._one_face(picture, "largest") for picture in cohort]
+            probes = [f.embedding for f in faces if f.embedding is not None]
+        searches = [self.gallery.search(probe, 1) for probe in probes]
         best = [matches[0].similarity for matches in searches if matches]
         result = calibrate(best, fpir=fpir, size=len(self.gallery.people()))
         self.gallery.write_note(CALIBRATION, result.to_json())

@@ -121,7 +121,12 @@ def verify(
 @app.command()
 def calibrate(
     gallery: GalleryFile,
-    cohort: Annotated[Path, typer.Argument(help="Folder: one picture per person not enrolled.")],
+    cohort: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder: one picture per person not enrolled. Default: a model of them."
+        ),
+    ] = None,
     fpir: Annotated[float, typer.Option(help="How often a stranger may be named.")] = 1e-2,
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
@@ -131,9 +136,12 @@ def calibrate(
     """Set the gallery's threshold by a false-positive identification rate (FPIR)."""
     from edgeface.images import SUFFIXES
 
-    pictures = sorted(p for p in cohort.rglob("*") if p.suffix.lower() in SUFFIXES)
+    pictures = None
+    if cohort is not None:
+        found = sorted(p for p in cohort.rglob("*") if p.suffix.lower() in SUFFIXES)
+        pictures = list(_progress(found, "looking"))
     with _open(gallery, model=model, runtime=runtime, threads=threads) as identifier:
-        result = identifier.calibrate(list(_progress(pictures, "looking")), fpir=fpir)
+        result = identifier.calibrate(pictures, fpir=fpir)
     row = {
         "threshold": round(result.value, 4),
         "origin": result.threshold.origin,
