@@ -5,9 +5,13 @@
 #include "internal.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+/* F16C is CPUID leaf 1, ECX bit 29, which not every compiler's cpu_supports has a name for; that
+ * the system saves the registers is part of the answer about AVX2. */
 static int has_avx2(void) {
+    unsigned a, b, c, d;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+           __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
 }
 static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -15,7 +19,6 @@ static int has_avx512(void) {
 }
 static int has_avx512vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #ifdef EDGEFACE_HAVE_AVXVNNI
-#include <cpuid.h>
 /* CPUID leaf 7, subleaf 1, EAX bit 4; not every compiler's cpu_supports knows its name. */
 static int has_avxvnni(void) {
     unsigned a, b, c, d;

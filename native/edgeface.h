@@ -11,7 +11,8 @@
  *   int8               error[row] |x| + (norm + error[row]) e_x + 8 u |x| norm,
  * where e_x = |x - quantised x|. The bound is proven (Cauchy-Schwarz; Higham 2002, eq. 3.5), so no
  * winner is lost. Sums of int8 products are exact in int32: 255 * 127 * dim < 2^31.
- * Log-sum-exp: scale |x| norm <= 80, relative error of the sum <= 1e-5, and no maximum is tracked.
+ * Log-sum-exp: scale |x| norm <= 80, relative error of the sum <= 1e-4 plus scale
+ * times the pass's error, and no maximum is tracked.
  *
  * Nothing here allocates, keeps state between calls, or stores rows x probes values. Re-entrant.
  */
@@ -67,7 +68,8 @@ const edgeface_kernel *edgeface_find_kernel(const char *name_or_null);
 const char *edgeface_kernel_name(const edgeface_kernel *kernel);
 const char *edgeface_compiled_kernel(size_t index); /* NULL past the last */
 
-/* Bytes of workspace a call needs; independent of the number of rows. */
+/* Bytes of workspace a call needs, k = 1 for edgeface_mixmaxsim and submodels = 0 for
+ * edgeface_topk; independent of the number of rows. */
 size_t edgeface_workspace(size_t probes, size_t dim, size_t k, size_t submodels, int threads);
 
 /* The k best rows of each probe: ids and similarities (probes, k), descending. Slots that no row
