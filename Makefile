@@ -28,12 +28,12 @@ test: $(READY) ## run the test suite
 	$(BIN)/python -m pytest
 
 lint: $(READY) ## ruff, format check included
-	$(BIN)/pip install --quiet --editable '.[headless,dev]'
+	$(BIN)/pip install --quiet --editable '.[headless,dev,numba,openvino]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: $(READY) ## mypy, strict on edgeface/
-	$(BIN)/pip install --quiet --editable '.[headless,dev]'
+	$(BIN)/pip install --quiet --editable '.[headless,dev,numba,openvino]'
 	$(BIN)/mypy
 
 bench: $(READY) ## quick run of every bench
