@@ -90,10 +90,7 @@ class _Graph:
             total += weight
         flows = [w / total for w in weights.tolist()]
         ends, to = start.tolist(), targets.tolist()
-        edges = [
-            list(zip(to[a:b], flows[a:b], strict=True))
-            for a, b in pairwise(ends)
-        ]
+        edges = [list(zip(to[a:b], flows[a:b], strict=True)) for a, b in pairwise(ends)]
         visit = []
         for row in edges:
             rate = 0.0
