@@ -21,9 +21,9 @@ from export.identities import TEACHER, Labelled, training_sets
 
 K = 64
 # Faces of the small sets drawn from each training set, and how many sets of that size.
-SMALL = {3: 60, 8: 60, 25: 40, 80: 20, 250: 8, 800: 3, 2500: 1}
+SMALL = {3: 60, 8: 60, 25: 30, 80: 12, 250: 5, 800: 2, 2500: 1}
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-HIDDEN, STEPS, BATCH = 32, 4000, 1024
+HIDDEN, STEPS, BATCH = 32, 3000, 1024
 
 
 def small_sets(faces: Labelled, rng: np.random.Generator) -> Iterator[Labelled]:
@@ -119,18 +119,21 @@ def main(argv: list[str]) -> int:
     for name in args.features:
         for which, faces in training_sets(source(name, args.shared, args.cache), teacher).items():
             learned = faces
-            if args.half:
+            if args.half and which == "mixed":
                 held.append(faces.take(np.flatnonzero(faces.labels % 2 == 1)))
                 learned = faces.take(np.flatnonzero(faces.labels % 2 == 0))
             features, same, around = examples(learned, rng, 1500)
             groups.append((features, same))
-            if not args.half:
+            if not args.half and which == "mixed":
                 held.append((around, faces.labels))
             drawn = [(s, examples(s, rng, 300)) for s in small_sets(learned, rng)]
             groups.append(tuple(np.concatenate([d[1][i] for d in drawn]) for i in (0, 1)))
             small += [(d[1][2], d[0].labels) for d in drawn if 25 <= len(d[0].labels) <= 800]
             print(f"{name} {which}: {sum(len(g[1]) for g in groups)} edges", file=sys.stderr)
+    torch.set_num_threads(1)  # products this small only wait for each other on more
     model = fit(groups, args.seed)
+    model.save(args.output)
+    print(f"{args.output}: fitted", file=sys.stderr)
     checked = [
         (Neighbourhoods.of(Space.of(h.embeddings), K), h.labels) if isinstance(h, Labelled) else h
         for h in held
