@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from edgeface.score import topk
 from numpy.typing import NDArray
 
 from bench.clustering import Figures, peak_gib
@@ -17,6 +16,7 @@ from edgeface.cluster import described, divide
 from edgeface.cluster.edges import EdgeModel, Neighbourhoods, Space
 from edgeface.cluster.neighbours import CELLS, PROBES, neighbours
 from edgeface.metrics.clustering import bcubed, pairwise
+from edgeface.score import topk
 
 DIMENSION, K = 256, 64
 RECALL_SAMPLE = 1000
