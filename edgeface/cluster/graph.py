@@ -120,8 +120,7 @@ class Edges:
         keys = np.concatenate([a * n + b, b * n + a])
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
-        first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else []
-        firsts = np.asarray(first, np.int64)
+        firsts = np.flatnonzero(np.diff(keys, prepend=-1))
         both = np.concatenate([half, half])[order]
         del order
         total = np.add.reduceat(both, firsts) if len(firsts) else np.empty(0, np.float32)

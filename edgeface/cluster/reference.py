@@ -158,7 +158,8 @@ class _Partition:
         return moved_in_all
 
     def _try(self, i: int) -> bool:
-        own, towards = self.module[i], {}
+        own = self.module[i]
+        towards: dict[int, float] = {}
         for target, flow in self.graph.edges[i]:
             m = self.module[target]
             towards[m] = towards.get(m, 0.0) + flow
