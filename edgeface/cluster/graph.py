@@ -120,7 +120,7 @@ class Edges:
         keys = np.concatenate([a * n + b, b * n + a])
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
-        firsts = np.flatnonzero(np.diff(keys, prepend=-1))  # keys are not negative
+        firsts = np.flatnonzero(np.diff(keys, prepend=-1))
         both = np.concatenate([half, half])[order]
         del order
         total = np.add.reduceat(both, firsts) if len(firsts) else np.empty(0, np.float32)
