@@ -189,7 +189,10 @@ def main(argv: list[str]) -> int:
     document = card(args.name, blob, args.threshold, facts)
     if args.report:
         report = json.loads(args.report.read_text())
-        document["metrics"] = {"commit": report["commit"], **report["figures"]}
+        figures = {
+            k: round(v, 4) if isinstance(v, float) else v for k, v in report["figures"].items()
+        }
+        document["metrics"] = {"commit": report["commit"], **figures}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"{args.name}.onnx").write_bytes(blob)
     (args.out / f"{args.name}.json").write_text(json.dumps(document, indent=1) + "\n")
