@@ -22,7 +22,6 @@ from edgeface.embed import DEFAULT, Embedder
 from edgeface.errors import ImageError
 from edgeface.follow import FaceDetector, FaceEmbedder, Follower, ask_bank, complete
 from edgeface.gallery import Gallery, Growth, Person
-from edgeface.models import load_card
 from edgeface.quality import rate
 from edgeface.runtime import Runtime
 from edgeface.submodels import SubmodelBank
@@ -32,7 +31,9 @@ from edgeface.types import Event, Face, Frame, Image, Sighting, Threshold
 CALIBRATION = "calibration"  # the gallery note that holds it
 DRAWN = 6000  # impostors drawn from the model where there are no pictures of any
 FacePolicy = Literal["require_one", "largest", "skip"]
-WEAK = 0.5  # share of the detector's threshold from which a face may keep a track alive
+# Detector score from which a face counts; what lies between the card's threshold and this only
+# keeps tracks alive. Precision equals recall here (`detect.dev.break_even` of `bench detect`).
+CONFIDENT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,12 @@ class Identifier:
             bank = SubmodelBank.load(submodels, embedder=embed.card.digest)
         store = Gallery.open(gallery, model=embed.card.digest, size=embed.size)
         fixed = None if threshold is None else Threshold(threshold, "user")
-        # The tracker's second stage wants the faces the detector is less sure of, too.
-        sure = load_card(detector, "detection").threshold.value
-        find = Detector.load(
-            detector, runtime=runtime, threads=threads, score_threshold=sure * WEAK
+        find = Detector.load(detector, runtime=runtime, threads=threads)
+        tracking = TrackerOptions(
+            high=max(CONFIDENT, find.score_threshold),
+            low=find.score_threshold,
+            rejoin=embed.card.threshold.value,
         )
-        tracking = TrackerOptions(high=sure, low=sure * WEAK, rejoin=embed.card.threshold.value)
         return cls(find, embed, store, threshold=fixed, tracking=tracking, learn=learn, bank=bank)
 
     def __enter__(self) -> Self:
