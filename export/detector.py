@@ -180,7 +180,7 @@ class Trainer:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Run or resume the schedule; every step draws from its own seed, so resuming changes nothing."""
+    """Run or resume the schedule; every step has its own seed, so resuming changes nothing."""
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / "detector.pt"
     torch.manual_seed(args.seed)
