@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgeface.score import topk
 from edgeface.types import Array
 
-# Above this many faces the exact search costs more than the cells lose: see `bench clustering`.
+# Above this many faces cells are searched instead of everybody. An estimate, not yet measured.
 EXACT_BELOW = 60_000
 # Cells per square root of n, and cells searched per face.
 CELLS, PROBES = 4.0, 24
