@@ -4,10 +4,10 @@ exit codes that mean something, nothing half-written."""
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -278,17 +278,22 @@ def test_an_interrupted_watch_leaves_no_half_written_video(people: Path, tmp_pat
     out = tmp_path / "out"
     out.mkdir()
     command = [sys.executable, "-m", "edgeface.cli", "identify", "--video", folder, "--out"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*map(str, command), str(out / "o.mp4")],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )
-    deadline = 200
-    while not list(out.iterdir()) and process.poll() is None and deadline:
-        signal.sigtimedwait([], 0.1)
-        deadline -= 1
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait(30) == 130
+        # A shell starts background jobs with SIGINT ignored, and Python would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as process:
+        for _ in range(300):
+            if list(out.iterdir()) or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
     assert list(out.iterdir()) == []
 
 
