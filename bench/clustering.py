@@ -116,7 +116,7 @@ def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figu
         if args.method and name not in args.method:
             continue
         if name in {"infomap_0_8", "infomap_tuned"} and not importlib.util.find_spec("infomap"):
-            print(f"clustering: {name} is left out, PyPI infomap is not installed", file=sys.stderr)
+            print(f"clustering: {name} is left out, infomap is not installed", file=sys.stderr)
             continue
         started = time.perf_counter()
         value = chosen(name, training)

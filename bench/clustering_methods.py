@@ -1,5 +1,5 @@
 """The clusterings that `bench clustering` compares with ours, each written on a shared kNN graph or
-taken from scikit-learn / PyPI infomap. One free parameter each, chosen on training identities."""
+taken from scikit-learn and infomap. One free parameter each, chosen on training identities."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _components(n: int, a: NDArray[np.int32], b: NDArray[np.int32]) -> Labels:
 
 def original(faces: Faces, threshold: float) -> Labels:
     """The original project's recipe: 30 neighbours, directed links at a cosine of `threshold` or
-    more, two-level directed Infomap (PyPI infomap, GPL: here only)."""
+    more, two-level directed Infomap (the package infomap, GPL: here only)."""
     from infomap import Infomap
 
     keep = faces.near.similarities >= threshold
