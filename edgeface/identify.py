@@ -267,30 +267,37 @@ class Identifier:
 
     def reset(self) -> None:
         """Forget all tracks, as at the start of another source."""
-        self._follower = Follower(
-            self._detector,
-            self._embedder,
-            self.gallery,
-            threshold=self.threshold,
-            rules=self._rules,
-            policy=self._policy,
-            tracking=self._tracking,
-            growth=Growth(self.gallery) if self._learn else None,
-            bank=self._bank,
-        )
+        # Made when video comes: it needs the threshold, which costs a look at everybody enrolled,
+        # and enrolling many people resets as many times.
+        self._follower: Follower | None = None
+
+    def _following(self) -> Follower:
+        if self._follower is None:
+            self._follower = Follower(
+                self._detector,
+                self._embedder,
+                self.gallery,
+                threshold=self.threshold,
+                rules=self._rules,
+                policy=self._policy,
+                tracking=self._tracking,
+                growth=Growth(self.gallery) if self._learn else None,
+                bank=self._bank,
+            )
+        return self._follower
 
     @property
     def sightings(self) -> list[Sighting]:
         """Confirmed tracks of the last frame with the decision each shows, for overlays."""
-        return self._follower.sightings
+        return [] if self._follower is None else self._follower.sightings
 
     def step(self, frame: Frame) -> list[Event]:
         """Process one frame of a loop the caller owns; times must not decrease."""
-        return self._follower.step(frame)
+        return self._following().step(frame)
 
     def finish(self, frame: Frame) -> list[Event]:
         """The events that end all tracks, as when the source has ended with `frame`."""
-        return self._follower.finish(frame)
+        return self._following().finish(frame)
 
     def watch(
         self,
