@@ -8,6 +8,7 @@ import sys
 VERBS = {
     "pack": ("export.data", "decode aligned crops into one memory-mapped array"),
     "overlap": ("export.overlap", "leave out training identities that look like test identities"),
+    "targets": ("export.teachers", "cache teachers' embeddings of the undegraded crops"),
     "distil": ("export.distil", "train an embedder from teachers' embeddings, no labels needed"),
     "detector": ("export.detector", "train the five-landmark face detector"),
     "detector-onnx": ("export.detector_onnx", "detector checkpoint to ONNX, with its card"),

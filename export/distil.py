@@ -3,7 +3,8 @@
 Two phases, each resumable to the bit. `blocks`: every block of the student learns, from random
 initialisation and by gradient descent, to map the teacher's input of that block to the teacher's
 output of it (per-channel normalised squared error). `end`: the whole student learns the teachers'
-embeddings (cosine and similarity structure), with errors at the stage ends as guidance. Two cores
+embeddings (cosine and similarity structure), with errors at the stage ends as guidance; with
+`--clean` those of the picture before it was degraded. Two cores
 make a useful embedder this way in an hour; trained end to end from the start they do not.
 """
 
@@ -17,6 +18,7 @@ from export.augment import STRENGTHS
 from export.distil_blocks import train_blocks
 from export.distil_end import train_end
 from export.networks.mobilefacenet import SPECS
+from export.teachers import target_file
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -41,6 +43,13 @@ def arguments() -> argparse.ArgumentParser:
     end = parser.add_argument_group("end phase")
     end.add_argument("--init", type=Path, help="checkpoint to start from")
     end.add_argument("--also", type=Path, nargs="*", default=[], help="further teachers")
+    end.add_argument(
+        "--clean",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="teachers whose cached embeddings of undegraded pictures are the aim, see `targets`",
+    )
     end.add_argument("--guides", default="res1_3,res2_5,res3_1", help="blocks to hold to the maps")
     end.add_argument("--guide-weight", type=float, default=0.5)
     end.add_argument("--freeze", type=int, default=0, help="leave the first blocks as they are")
@@ -50,7 +59,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = arguments().parse_args(argv)
-    for path in (args.teacher, args.pack.with_suffix(".npy"), *args.also):
+    cached = [target_file(args.pack, path) for path in args.clean]
+    for path in (args.teacher, args.pack.with_suffix(".npy"), *args.also, *args.clean, *cached):
         if not path.exists():
             print(f"distil: no file {path}", file=sys.stderr)
             return 2

@@ -142,11 +142,13 @@ def train_blocks(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     if weights is None:
         images = open_pack(args.pack).images
-        weights = branch_weights(student, [feed(course.at(PROBE + i, images)) for i in range(4)])
+        probes = [feed(course.at(PROBE + i, images).images) for i in range(4)]
+        weights = branch_weights(student, probes)
     errors = BlockErrors(student).train()
     saved = time.monotonic()
     with Journal(args.out / "blocks.jsonl", args.report) as journal:
-        for done, (inputs, targets) in enumerate(prefetch(feed(b) for b in loader), start + 1):
+        fed = prefetch(feed(batch.images) for batch in loader)
+        for done, (inputs, targets) in enumerate(fed, start + 1):
             set_rate(optimizer, cosine_rate(done - 1, args.steps, args.rate, args.warm))
             each = errors(inputs, targets, weights)
             optimizer.zero_grad(set_to_none=True)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,8 +17,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from export.augment import STRENGTHS
 from export.losses import embedding_distillation, relational_distillation
 from export.networks.mobilefacenet import MobileFaceNet, build
-from export.teachers import boundaries, open_teacher, to_input
+from export.teachers import boundaries, open_teacher, target_file, to_input
 from export.training import (
+    Batch,
     Course,
     Journal,
     as_tensor,
@@ -34,20 +35,40 @@ from export.training import (
 Maps = dict[str, Tensor]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What a batch should give: `maps` of the first teacher at the guided blocks, `embeddings` the
+    teachers' of the degraded pictures (the first teacher's first), `clean` the first teacher's of
+    the undegraded pictures where it is cached, `clean_more` other teachers' of the same."""
+
+    maps: Maps
+    embeddings: list[Tensor]
+    clean: Tensor | None
+    clean_more: list[Tensor]
+
+
 class EndFeed:
-    """Augmented pictures, the first teacher's guiding maps, every teacher's embedding."""
+    """Augmented pictures and their targets."""
 
     def __init__(self, args: argparse.Namespace, guides: dict[str, str]) -> None:
         threads = args.teacher_threads
         self.first = open_teacher(args.teacher, args.batch, tensors=guides, threads=threads)
         self.more = [open_teacher(path, args.batch, threads=threads) for path in args.also]
 
-    def __call__(self, images: NDArray[np.uint8]) -> tuple[Tensor, Maps, list[Tensor]]:
-        x = to_input(images)
+        cached = {path.stem: np.load(target_file(args.pack, path)) for path in args.clean}
+        self.clean = cached.pop(args.teacher.stem, None)
+        self.clean_more = list(cached.values())
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Targets]:
+        x = to_input(batch.images)
         maps = {name: as_tensor(v) for name, v in self.first(x).items()}
         embedding = maps.pop("head") if "head" in maps else maps.pop("embedding")
         others = [torch.from_numpy(teacher(x)["embedding"]) for teacher in self.more]
-        return as_tensor(x), maps, [embedding, *others]
+        clean, *more = (
+            None if c is None else torch.from_numpy(c[batch.rows].astype(np.float32))
+            for c in (self.clean, *self.clean_more)
+        )
+        return as_tensor(x), Targets(maps, [embedding, *others], clean, more)
 
 
 class Student(nn.Module):
@@ -84,29 +105,29 @@ class Student(nn.Module):
 
 
 def end_loss(
-    student: Student,
-    out: tuple[Tensor, Maps],
-    target: tuple[list[Tensor], Maps],
-    guide_weight: float,
+    student: Student, out: tuple[Tensor, Maps], target: Targets, guide_weight: float
 ) -> dict[str, Tensor]:
     """Parts of the loss: cosine and structure per teacher, relative error per guided map, and the
-    length of the embedding against the first teacher's."""
-    (embedding, maps), (embeddings, target_maps) = out, target
-    first = embeddings[0]
+    length of the embedding against the first teacher's of the same degraded picture, so that it
+    stays a sign of how much could be recognised."""
+    embedding, maps = out
+    first = target.embeddings[0]
+    own = functional.normalize(embedding, dim=1)
+    aim = first if target.clean is None else target.clean
     parts = {
-        "cosine": 2 * embedding_distillation(embedding, first),
-        "structure": 4 * relational_distillation(embedding, first),
+        "cosine": 2 * embedding_distillation(embedding, aim),
+        "structure": 4 * relational_distillation(embedding, aim),
         "length": 0.05 * (embedding.norm(dim=1) / first.norm(dim=1) - 1).square().mean(),
     }
-    own = functional.normalize(embedding, dim=1)
-    for i, (projection, other) in enumerate(
-        zip(student.projections, embeddings[1:], strict=True), start=1
-    ):
+    if target.clean is not None:
+        parts["live"] = embedding_distillation(embedding, first)
+    more = [*target.embeddings[1:], *target.clean_more]
+    for i, (projection, other) in enumerate(zip(student.projections, more, strict=True), start=1):
         parts[f"cosine{i}"] = embedding_distillation(projection(own), other)
         parts[f"structure{i}"] = 2 * relational_distillation(own, other)
     for name, map_ in maps.items():
-        error = (map_ - target_maps[name]).square().mean((0, 2, 3))
-        scale = target_maps[name].var((0, 2, 3)).clamp(min=1e-3)
+        error = (map_ - target.maps[name]).square().mean((0, 2, 3))
+        scale = target.maps[name].var((0, 2, 3)).clamp(min=1e-3)
         parts[name] = guide_weight * (error / scale).mean()
     return parts
 
@@ -140,7 +161,8 @@ def train_end(args: argparse.Namespace) -> int:
     if missing := [g for g in guides if g not in known or g not in network.blocks]:
         print(f"distil: no maps to guide {', '.join(missing)} by", file=sys.stderr)
         return 2
-    widths = [open_teacher(p, 1).compiled.output(0).shape[1] for p in args.also]
+    more = [*args.also, *(p for p in args.clean if p.stem != args.teacher.stem)]
+    widths = [open_teacher(p, 1).compiled.output(0).shape[1] for p in more]
     student = Student(network, widths, args.freeze)
     average = AveragedModel(
         network, multi_avg_fn=get_ema_multi_avg_fn(args.average), use_buffers=True
@@ -155,11 +177,9 @@ def train_end(args: argparse.Namespace) -> int:
     student.train()
     saved = time.monotonic()
     with Journal(args.out / "end.jsonl", args.report) as journal:
-        for done, (x, maps, embeddings) in enumerate(
-            prefetch(feed(b) for b in loader), start=start + 1
-        ):
+        for done, (x, targets) in enumerate(prefetch(feed(b) for b in loader), start=start + 1):
             set_rate(optimizer, cosine_rate(done - 1, args.steps, args.rate, args.warm))
-            parts = end_loss(student, student(x, guides), (embeddings, maps), args.guide_weight)
+            parts = end_loss(student, student(x, guides), targets, args.guide_weight)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(parts.values())).sum().backward()
             nn.utils.clip_grad_norm_(student.parameters(), 5.0)

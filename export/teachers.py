@@ -1,13 +1,20 @@
-"""Teachers: foreign ONNX embedders run for their outputs, in OpenVINO, never for their weights."""
+"""`python -m export targets`: a teacher's embeddings of every picture of a pack, undegraded.
+
+Teachers are foreign ONNX embedders run for their outputs, in OpenVINO, never for their weights.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+
+from export.data import open_pack
 
 # Tensors of the teacher at the block boundaries of our MobileFaceNet, teacher file stem → block →
 # tensor. Only teachers of the same topology have them.
@@ -110,3 +117,39 @@ def run_teacher(teacher: Teacher, images: NDArray[np.uint8]) -> NDArray[np.float
         pad = np.concatenate([part, np.zeros((teacher.batch - len(part), *part.shape[1:]), "f4")])
         rows.append(next(iter(teacher(pad).values()))[: len(part)])
     return np.concatenate(rows)
+
+
+def target_file(pack: Path, teacher: Path) -> Path:
+    """Where the cached embeddings of `pack` by `teacher` lie."""
+    return pack.with_suffix(f".{teacher.stem}.npy")
+
+
+def clean_targets(teacher: Teacher, images: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """(n, width) unit mean of the embeddings of every picture and of its mirror image: an aim that
+    does not depend on the side the light falls from."""
+    rows = []
+    for i in range(0, len(images), 1024):
+        part = np.asarray(images[i : i + 1024])
+        pair = [run_teacher(teacher, side) for side in (part, part[:, :, ::-1])]
+        both = sum(e / np.linalg.norm(e, axis=1, keepdims=True) for e in pair)
+        rows.append((both / np.linalg.norm(both, axis=1, keepdims=True)).astype(np.float16))
+        print(f"\rtargets: {i + len(part)}/{len(images)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return np.concatenate(rows)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m export targets", description=__doc__)
+    parser.add_argument("--pack", type=Path, required=True, help="pack made by `export pack`")
+    parser.add_argument("--teacher", type=Path, nargs="+", required=True, help="teacher ONNX")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args(argv)
+    for path in (*args.teacher, args.pack.with_suffix(".npy")):
+        if not path.exists():
+            print(f"targets: no file {path}", file=sys.stderr)
+            return 2
+    images = open_pack(args.pack).images
+    for path in args.teacher:
+        found = clean_targets(open_teacher(path, 32, threads=args.threads), images)
+        np.save(target_file(args.pack, path), found)
+    return 0

@@ -35,6 +35,14 @@ def hold_out(data: Pack, fraction: float = 0.04) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """`rows` (n,) of the pack and their degraded pictures `images` (n, 112, 112, 3) uint8 BGR."""
+
+    rows: NDArray[np.int64]
+    images: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Course:
     """Which rows of a pack are trained on, in which batches and how degraded."""
 
@@ -44,11 +52,11 @@ class Course:
     seed: int
     strength: Strength
 
-    def at(self, step: int, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The batch (batch, 112, 112, 3) uint8 BGR of one step."""
+    def at(self, step: int, images: NDArray[np.uint8]) -> Batch:
+        """The batch of one step."""
         rng = np.random.default_rng([self.seed, step])
         chosen = rng.choice(self.rows, self.batch, replace=len(self.rows) < self.batch)
-        return np.stack([augment(images[i], rng, self.strength) for i in chosen])
+        return Batch(chosen, np.stack([augment(images[i], rng, self.strength) for i in chosen]))
 
 
 class Steps(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
@@ -59,19 +67,19 @@ class Steps(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         super().__init__()
         self.course, self.start, self.stop = course, start, stop
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+    def __iter__(self) -> Iterator[Batch]:
         cv2.setNumThreads(0)
         images = open_pack(self.course.pack).images
         for step in range(self.start, self.stop):
             yield self.course.at(step, images)
 
 
-def identity(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def identity(batch: Batch) -> Batch:
     """A collate function that leaves the batch alone."""
     return batch
 
 
-def batches(course: Course, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+def batches(course: Course, start: int, stop: int) -> Iterator[Batch]:
     """Augmented in one worker process, a few batches ahead."""
     return iter(
         torch.utils.data.DataLoader(

@@ -84,6 +84,20 @@ def test_blocks_then_end_learn_the_teacher(workshop):
     onnx.checker.check_model(to_onnx(network, half=True))
 
 
+def test_clean_targets_of_two_teachers_are_aimed_at(workshop):
+    (workshop / "second.onnx").write_bytes((workshop / "tiny_teacher.onnx").read_bytes())
+    pair = [str(workshop / "tiny_teacher.onnx"), str(workshop / "second.onnx")]
+    assert run(workshop, "end", "c", 30, "--guides", "", "--clean", *pair) == 2  # not cached yet
+    assert teachers.main(["--pack", str(workshop / "pack"), "--teacher", *pair]) == 0
+    cached = np.load(workshop / "pack.tiny_teacher.npy").astype(np.float32)
+    np.testing.assert_allclose(np.linalg.norm(cached, axis=1), 1.0, atol=2e-3)
+    assert run(workshop, "end", "c", 30, "--guides", "", "--clean", *pair) == 0
+    log = lines(workshop / "c" / "end.jsonl")
+    assert {"cosine", "live", "cosine1"} <= log[-1].keys()
+    assert log[-1]["structure"] < log[0]["structure"]
+    assert log[-1]["structure1"] < log[0]["structure1"]
+
+
 def test_resumed_run_equals_an_uninterrupted_one(workshop, monkeypatch):
     monkeypatch.setattr(distil_blocks, "cosine_rate", lambda step, steps, peak, warm=0: peak)
     assert run(workshop, "blocks", "whole", 6) == 0
