@@ -2,7 +2,7 @@
 
 Input `image` float32 (n, 3, 112, 112), RGB 0..255, any n; outputs `embedding` (n, d), unit rows,
 and `norm` (n, 1), the length before normalisation, which falls with the quality of the face. Batch
-normalisation is folded. PRelu breaks ONNX Runtime's blocked layout, so PReLU becomes relu(y') + b·y'
+normalisation is folded. PRelu breaks ONNX Runtime's blocked layout, so PReLU becomes relu(y')+b·y'
 (`folded.absorb`), exact for every slope: one Relu and one product which ONNX Runtime runs as a 1×1
 depthwise convolution that adds the other. OpenVINO fuses PRelu: `--native-prelu` keeps it. With
 float16 weights every weight is stored as float16 and cast back once at load: half the size, the
