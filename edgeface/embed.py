@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeface.errors import ImageError, ModelError
 from edgeface.models import ModelCard, load_card
-from edgeface.runtime import Runtime, Session, open_session
+from edgeface.runtime import Runtime, Session, choose, open_session
 from edgeface.types import Array, Image
 
 DEFAULT = "mobilefacenet"
@@ -35,7 +35,8 @@ class Embedder:
             ModelError: unknown, damaged or not an embedding model.
         """
         card = load_card(model, "embedding")
-        return cls(open_session(card.path, runtime=runtime, threads=threads), card)
+        path = card.file_for(choose(runtime))
+        return cls(open_session(path, runtime=runtime, threads=threads), card)
 
     @property
     def size(self) -> int:
