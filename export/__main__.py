@@ -10,6 +10,7 @@ VERBS = {
     "overlap": ("export.overlap", "leave out training identities that look like test identities"),
     "targets": ("export.teachers", "cache teachers' embeddings of the undegraded crops"),
     "distil": ("export.distil", "train an embedder from teachers' embeddings, no labels needed"),
+    "train": ("export.train", "train an embedder, detector, siamese head or submodel heads"),
     "detector": ("export.detector", "train the five-landmark face detector"),
     "detector-onnx": ("export.detector_onnx", "detector checkpoint to ONNX, with its card"),
     "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),

@@ -2,7 +2,8 @@
 
 Batch normalisation is folded, the input scaling stays outside. Two exact rewrites of the chain are
 here, both from PReLU being positively homogeneous: `absorb`, after which a PReLU costs ONNX Runtime
-two passes over its map instead of four, and `equalise`, which gives the channels of a map one range.
+two passes over its map instead of four, and `rescale`, by which `simulated.equalise` gives the
+channels of a map one range.
 """
 
 from __future__ import annotations
