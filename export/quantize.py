@@ -30,20 +30,22 @@ from export.training import hold_out
 
 
 def calibration_rows(data: Pack, count: int, seed: int = 0) -> NDArray[np.int64]:
-    """`count` training rows, shuffled, at most one per known identity."""
+    """`count` training rows, shuffled: one per known identity first, further ones of the same people
+    only where that is not enough."""
     rng = np.random.default_rng(seed)
     rows = rng.permutation(np.flatnonzero(~hold_out(data) & data.keep))
     seen: set[int] = set()
-    chosen = []
+    chosen, spare = [], []
     for row in rows:
         person = int(data.identity[row])
         if person >= 0 and person in seen:
+            spare.append(int(row))
             continue
         seen.add(person)
         chosen.append(int(row))
         if len(chosen) == count:
             break
-    return np.array(chosen)
+    return np.array([*chosen, *spare][:count])
 
 
 def to_qdq(model: SimulatedInt8) -> onnx.ModelProto:
@@ -90,7 +92,7 @@ def calibrated(network: MobileFaceNet, pack: Path, count: int) -> SimulatedInt8:
     """The INT8 form of a network, its channels equalised, calibrated on `count` faces of a pack."""
     data = open_pack(pack)
     images = torch.from_numpy(to_input(np.asarray(data.images[calibration_rows(data, count)])))
-    return calibrate(equalise(fold_network(network), images), images)
+    return calibrate(equalise(fold_network(network), images[:128]), images)
 
 
 def main(argv: list[str]) -> int:
