@@ -91,16 +91,15 @@ def prefer(text: str) -> str:
 
 def shortened(text: str) -> str:
     """The IR's XML without what reading it does not need: inner names, what the conversion noted
-    about itself, the shapes of inputs (they follow from the outputs they are tied to), blanks."""
+    about itself, shapes other than the inputs' (they are worked out anew), defaults, blanks."""
     text = re.sub(r"<rt_info>.*?</rt_info>", "", text, flags=re.DOTALL)
     text = re.sub(r"\s*\n\s*", "", text)
     inner = r'(<layer id="(\d+)") name="[^"]*"(?= type="(?!Parameter|Result))'
     text = re.sub(inner, r'\1 name="\2"', text)
-    return re.sub(
-        r"<input>.*?</input>",
-        lambda m: re.sub(r"<port ([^>]*?)>(?:<dim>.*?</dim>)+</port>", r"<port \1/>", m.group(0)),
-        text,
-    )
+    head, mark, body = text.partition("</layer>")
+    body = re.sub(r"(?:<dim>-?\d+</dim>)+", "", body)
+    body = re.sub(r"<port ([^>]*?)></port>", r"<port \1/>", body)
+    return head + mark + body.replace(' auto_broadcast="numpy"', "")
 
 
 def save(model: ov.Model, path: Path, *, preferred: bool, half: bool) -> None:

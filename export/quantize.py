@@ -30,7 +30,7 @@ from export.training import hold_out
 
 
 def calibration_rows(data: Pack, count: int, seed: int = 0) -> NDArray[np.int64]:
-    """`count` training rows, shuffled: one per known identity first, further ones of the same people
+    """`count` training rows, shuffled: one per known identity first, more of the same people
     only where that is not enough."""
     rng = np.random.default_rng(seed)
     rows = rng.permutation(np.flatnonzero(~hold_out(data) & data.keep))
