@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import score_memory, score_peers, score_report
+from bench import collect, score_memory, score_peers, score_report
 from bench.timing import Method, Timer, ratio
 from edgeface import score
 from edgeface.submodels import unit
@@ -66,7 +66,10 @@ def figures(args: argparse.Namespace) -> Figures:
         out |= score_memory.figures(args.quick)
     out |= score_report.totals(out)
     if args.update:
-        score_report.update(args.update, out, " ".join(sys.argv[1:]))
+        collect.update(
+            args.update, out, bench="score", arguments=" ".join(sys.argv[1:]),
+            totals=score_report.totals, markdown=score_report.markdown,
+        )  # fmt: skip
     return out
 
 
@@ -107,10 +110,13 @@ def _peers(
 
 
 def _against(key: str, seconds: dict[str, NDArray], name: str, peers: list[str]) -> Figures:
-    floats = [seconds[p] for p in peers if p != score_peers.INT8]
+    """The best peer is the float one with the least median time."""
+    floats = [p for p in peers if p != score_peers.INT8]
+    best = min(floats, key=lambda p: float(np.median(seconds[p])))
     out: Figures = {
         f"{key}.ms": float(np.median(seconds[name])) * 1e3,
-        f"{key}.ratio_to_best_peer": ratio(np.min(floats, axis=0), seconds[name]),
+        f"{key}.best_peer": best,
+        f"{key}.ratio_to_best_peer": ratio(seconds[best], seconds[name]),
     }
     return out | {f"{key}.ratio_to_{peer}": ratio(seconds[peer], seconds[name]) for peer in peers}
 
@@ -147,9 +153,10 @@ def _nearest(
             seconds = timer.interleave({**ours, **peers}, x, _rounds(args, n, 2))
             for family in ("faiss", "usearch"):
                 runs = [v for k, v in seconds.items() if k.startswith(family)]
+                best = min(runs, key=lambda v: float(np.median(v)), default=None)
                 for name in ours:
                     key = f"score.nearest.N{n}.D{d}.Q{q}.t1.{name}_ratio_to_{family}"
-                    out[key] = ratio(np.min(runs, axis=0), seconds[name]) if runs else None
+                    out[key] = None if best is None else ratio(best, seconds[name])
     return out
 
 

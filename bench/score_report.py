@@ -1,14 +1,12 @@
-"""Collects figures of many runs of `bench score` in one document, with its tables in Markdown."""
+"""The figures of `bench score` as tables, with what they are to reach and what they lose."""
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
+from typing import Any
 
-from bench.__main__ import commit, machine
+from bench.collect import Figures
 
-Figures = dict[str, float | str | None]
 PROBES = (1, 8, 32)
 # What the kernel is built to reach, for Q = 1, 8 and 32.
 TARGETS = {
@@ -42,22 +40,7 @@ def totals(figures: Figures) -> Figures:
     return {"score.int8.decisions_differing": float(sum(float(v or 0) for v in wrong))}
 
 
-def update(path: Path, figures: Figures, arguments: str) -> None:
-    """Puts the figures over those of the document at `path`, and writes its tables beside it."""
-    document = {"bench": "score", "figures": {}, "runs": {}}
-    if path.exists():
-        document = json.loads(path.read_text())
-    merged: Figures = document["figures"] | figures
-    merged |= totals(merged)
-    runs = document["runs"] | {arguments: commit()}
-    document = {"bench": "score", "machine": machine(), "commit": commit(), "runs": runs,
-                "figures": dict(sorted(merged.items()))}  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(document))
-
-
-def markdown(document: dict) -> str:
+def markdown(document: dict[str, Any]) -> str:
     figures: Figures = document["figures"]
     of = document["machine"]
     cells = sorted({(int(d), int(n)) for k in figures
@@ -100,6 +83,7 @@ def _rest(figures: Figures) -> list[str]:
 def _lost(figures: Figures) -> list[str]:
     """Every comparison that somebody else wins."""
     lost = [(k, v) for k, v in figures.items()
-            if "ratio_to_" in k and isinstance(v, float) and v < 1]  # fmt: skip
+            if re.search(r"(fp32|int8)[^ ]*ratio_to_", k) and isinstance(v, float) and v < 1
+            and not re.search(r"\.fp32\..*ratio_to_onnxruntime_int8", k)]  # fmt: skip
     lines = ["## Cells lost", ""]
     return lines + ([f"- `{k}` {v:.2f}" for k, v in lost] or ["None."])

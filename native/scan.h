@@ -17,8 +17,10 @@
  *   reach(v, t)               bit mask of the float lanes with v >= t
  *   halves(p)                 WIDTH float16 at p as float
  *   SCAN                      the function's name
- *   PREFETCH                  bytes to prefetch ahead, to the first level: without it the time to
- *                             read and the time to multiply add up
+ *   PREFETCH, FEW_PREFETCH    bytes to prefetch ahead, to the first level, for full tiles and for
+ *                             FEW rows: without it the time to read and the time to multiply add
+ *                             up; less than a tile of 512 floats is too late for it, and far more
+ *                             than it needs is evicted again
  *
  * One micro-kernel serves 1 to 32 probes: TILE rows against one or two vectors of "probe lanes". A
  * lane is a probe; when there are fewer probes than lanes, a probe gets several adjacent lanes
@@ -243,6 +245,7 @@ void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, siz
     size_t units = codes ? stride / UNIT : half ? padded / UNIT_FLOATS : m->dim / UNIT_FLOATS;
     const size_t rest = codes || half ? 0 : m->dim % UNIT_FLOATS;
     const int few = panel_count == 1 && panels[0].phases >= FEW_PHASES && stride > SHORT_ROW;
+    const size_t ahead = few ? FEW_PREFETCH : PREFETCH;
     const size_t full = few ? FEW : codes ? CODE_TILE : TILE;
     char tail[TILE * UNIT];
     memset(tail, 0, sizeof tail);
@@ -267,7 +270,7 @@ void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, siz
             panel *p = &panels[j];
             score_tile(m, choose(p, count, codes), p, at, count, skip, rows,
                        half ? 4 * padded : stride, units, rest ? tail : NULL,
-                       j == 0 && !half ? source + PREFETCH : NULL, softmax_scale);
+                       j == 0 && !half ? source + ahead : NULL, softmax_scale);
         }
         row = at + count;
     }
