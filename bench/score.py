@@ -60,17 +60,22 @@ def figures(args: argparse.Namespace) -> Figures:
             quantized = score.quantize(weights)
             for part in parts:
                 print(f"score: {part}, N = {n}, D = {d}", file=sys.stderr, flush=True)
-                out |= PER_SIZE[part](args, weights, quantized)
+                out |= _kept(PER_SIZE[part](args, weights, quantized), args)
             del weights, quantized
     if "memory" in args.only:
-        out |= score_memory.figures(args.quick)
-    out |= score_report.totals(out)
+        out |= _kept(score_memory.figures(args.quick), args)
+    return out | score_report.totals(out)
+
+
+def _kept(found: Figures, args: argparse.Namespace) -> Figures:
+    """A part's figures go to the document at once: a run that is cut short loses only the rest."""
     if args.update:
         collect.update(
-            args.update, out, bench="score", arguments=" ".join(sys.argv[1:]),
-            totals=score_report.totals, markdown=score_report.markdown,
+            args.update, found | {"score.kernel": score.kernel()}, bench="score",
+            arguments=" ".join(sys.argv[1:]), totals=score_report.totals,
+            markdown=score_report.markdown,
         )  # fmt: skip
-    return out
+    return found
 
 
 def _runs(part: str, n: int, sizes: list[int], quick: bool) -> bool:
