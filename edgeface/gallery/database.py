@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -103,15 +104,17 @@ class SqliteDatabase:
             with self._mended():
                 self._writer = self._connect()
                 self._reader = self._connect()
-                self._watcher = self._connect(timeout=0.0)
+                self._watcher = self._connect()
+                # Only from here on: what `_connect` asks reads the file and has to wait its turn.
+                self._watcher.execute("PRAGMA busy_timeout=0")
                 self._prepare()
         except BaseException:
             self.close()
             raise
 
-    def _connect(self, timeout: float = BUSY_SECONDS) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=timeout, isolation_level=None, check_same_thread=False
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         self._connections.append(connection)
         for pragma in ("synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON"):
@@ -204,20 +207,21 @@ class SqliteDatabase:
     def _mended(self) -> Iterator[None]:
         """Turn SQLite's errors into GalleryError, each with what to do."""
         self._check_process()
+        start = time.monotonic()
         try:
             yield
         except sqlite3.Error as error:
-            raise self._translated(error) from error
+            raise self._translated(error, time.monotonic() - start) from error
 
-    def _translated(self, error: sqlite3.Error) -> GalleryError:
+    def _translated(self, error: sqlite3.Error, waited: float = 0.0) -> GalleryError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         mend = {
             sqlite3.SQLITE_NOTADB: "is not a gallery: choose another path",
             sqlite3.SQLITE_CORRUPT: "is damaged: restore a backup",
             sqlite3.SQLITE_FULL: "cannot grow, the disk is full: free space and try again",
             sqlite3.SQLITE_IOERR: "cannot be read or written: check its disk and free space",
-            sqlite3.SQLITE_BUSY: f"has been locked by another process for {BUSY_SECONDS:.0f} s: "
-            "close that process and try again",
+            sqlite3.SQLITE_BUSY: f"is locked by another process, waited {waited:.1f} s: close that "
+            "process and try again",
             sqlite3.SQLITE_READONLY: "may not be written: change its permissions",
             sqlite3.SQLITE_CANTOPEN: "cannot be opened: check the folder and its permissions",
         }
