@@ -402,6 +402,16 @@ def test_a_lock_that_stays_is_told_with_the_wait(path: Path, monkeypatch) -> Non
     holder.join()
 
 
+def test_a_change_after_a_quiet_while_is_seen_at_once(path: Path, local: Gallery) -> None:
+    local.enroll("Alice", faces(1))
+    with Gallery.open(path) as other:
+        for n in range(2, 5):
+            time.sleep(1.5 * database.SETTLED_NS / 1e9)
+            assert len(local.search(faces(1)[0])) == n - 1
+            other.enroll(f"person {n}", faces(n))
+            assert len(local.search(faces(1)[0])) == n
+
+
 def test_compaction_keeps_other_openings_right(path: Path, local: Gallery) -> None:
     with Gallery.open(path) as other:
         local.enroll("Ann", faces(1, 200))

@@ -25,6 +25,7 @@ Execute = Callable[..., Rows]
 
 APPLICATION = 0x45464741  # "EFGA" in the SQLite header: an edgeface gallery
 BUSY_SECONDS = 60.0
+SETTLED_NS = 50_000_000  # several ticks of the clock that stamps files, 10 ms at the slowest
 QUICK_CHECK_BYTES = 64 << 20  # above this an integrity check would dominate opening
 
 # One script per schema version; a gallery of version n runs scripts n, n + 1, ... when opened.
@@ -99,6 +100,7 @@ class SqliteDatabase:
         _check_file(path, create=create)
         self._write_lock, self._read_lock = threading.RLock(), threading.RLock()
         self._watch_lock, self._stamp = threading.Lock(), 0
+        self._settled: int | None = None  # when the file was written that `_stamp` describes
         self._connections: list[sqlite3.Connection] = []
         try:
             with self._mended():
@@ -177,6 +179,9 @@ class SqliteDatabase:
         rather answers from the moment before than waits for a disk."""
         self._check_process()
         with self._watch_lock:
+            written = _written(self.path)
+            if written is not None and written == self._settled:
+                return self._stamp
             try:
                 (self._stamp,) = self._watcher.execute("PRAGMA data_version").fetchone()
             except sqlite3.OperationalError as error:
@@ -184,6 +189,8 @@ class SqliteDatabase:
                     raise self._translated(error) from error
             except sqlite3.Error as error:
                 raise self._translated(error) from error
+            else:
+                self._settled = written
             return self._stamp
 
     def scrub(self) -> None:
@@ -228,6 +235,20 @@ class SqliteDatabase:
         if "closed database" in str(error):
             return GalleryError(f"{self.place} has been closed: open it again")
         return GalleryError(f"{self.place} {mend.get(code, 'cannot be used')} ({error})")
+
+
+def _written(path: Path) -> int | None:
+    """When the file was last written, None while a further change could bear the same time.
+
+    Asking the folder takes a tenth of the time of asking SQLite, which locks and reads the file.
+    """
+    if os.name != "posix":  # elsewhere the time may lag behind an open file's content
+        return None
+    try:
+        written = path.stat().st_mtime_ns
+    except OSError:
+        return None  # gone or moved: SQLite still holds what it has opened
+    return written if abs(time.time_ns() - written) > SETTLED_NS else None
 
 
 def _executor(connection: sqlite3.Connection) -> Execute:
