@@ -101,7 +101,7 @@ class Follower:
     """Follows one source. Not thread-safe; make another one for another source.
 
     With `growth`, the gallery learns: strangers become numbered people, known people gain samples
-    under the rules of `Growth`.
+    under the rules of `Growth`. `aggregator` makes one template of a track's faces.
     """
 
     def __init__(
@@ -116,10 +116,11 @@ class Follower:
         tracking: TrackerOptions,
         growth: Growth | None = None,
         bank: SubmodelBank | None = None,
+        aggregator: Aggregator | None = None,
     ) -> None:
         self._detect, self._embedder, self._gallery = detector, embedder, gallery
         self._threshold, self._rules, self._policy = threshold, rules, policy
-        self._aggregator = Aggregator(embedder.size)
+        self._aggregator = aggregator or Aggregator(embedder.size)
         self._tracker = Tracker(tracking)
         self._cut = SceneCut()
         self._growth, self._bank = growth, bank
