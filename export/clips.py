@@ -101,6 +101,11 @@ def with_style(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def others(n: int, share: float) -> int:
+    """How many of `n` frames are another person's: `share`, but at least one of four and more."""
+    return max(1, round(n * share)) if share and n >= 4 else 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
     """Faces as an embedder sees them, a row each: `embedding` (n, d) unit, `norm` (n,), `style`
@@ -126,6 +131,16 @@ class Features:
         with np.load(path) as file:
             columns = {name: file[name] for name in cls.__slots__}
         return cls(**columns | {"style": columns["style"].astype(np.float32)})
+
+    def only(self, rows: NDArray[np.bool_] | slice) -> Features:
+        """Some of the rows."""
+        return Features(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    @classmethod
+    def join(cls, parts: Sequence[Features]) -> Features:
+        """All rows of several."""
+        columns = (np.concatenate([getattr(p, name) for p in parts]) for name in cls.__slots__)
+        return cls(*columns)
 
 
 class Describer:
