@@ -120,7 +120,7 @@ class Follower:
     ) -> None:
         self._detect, self._embedder, self._gallery = detector, embedder, gallery
         self._threshold, self._rules, self._policy = threshold, rules, policy
-        self._aggregator = aggregator or Aggregator(embedder.size)
+        self._aggregator = aggregator or Aggregator.of(embedder.card)
         self._tracker = Tracker(tracking)
         self._cut = SceneCut()
         self._growth, self._bank = growth, bank
