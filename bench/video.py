@@ -99,11 +99,12 @@ def portraits(root: Path, people: Sequence[str], embedder: Embedder) -> dict[str
 # The sequences as they are
 
 
-def ytf(sequences: list[Footage], enrolled: dict[str, Array]) -> dict[str, float]:
+def ytf(
+    sequences: list[Footage], enrolled: dict[str, Array], aggregator: Aggregator
+) -> dict[str, float]:
     """Identification by one frame, by the mean of a video and by its template."""
     names = list(enrolled)
     gallery = np.stack([enrolled[n] for n in names])
-    aggregator = Aggregator(gallery.shape[1])
     known = [s for s in sequences if s.person in enrolled]
     probes = {
         "frame": [(s.person, row) for s in known for row in s.embeddings],
@@ -293,7 +294,7 @@ def clips(
     """The figures of the composed clips."""
     people = sorted({s.person for s in sequences})
     known = {p: enrolled[p] for i, p in enumerate(people) if i % 2 == 0 and p in enrolled}
-    detector = Detector.load("detector")
+    detector, aggregator = Detector.load("detector"), Aggregator.of(embedder.card)
     scenes = sorted((args.shared / "data/scenes/background").glob("*.webp"))
     rng = np.random.default_rng(0)
     seen: dict[str, list[tuple[Walk, Watched]]] = {"track": [], "frame": []}
@@ -306,7 +307,7 @@ def clips(
             path = (args.keep or folder) / f"clip-{number}.mp4"
             compose(path, walks, _read(scenes[int(rng.integers(len(scenes)))]), rng)
             for way, notes in seen.items():
-                one = Aggregator(embedder.size) if way == "track" else LastFace(embedder.size)
+                one = aggregator if way == "track" else LastFace(embedder.size)
                 follower = following(detector, embedder, g, threshold, one)
                 notes += zip(walks, watch(path, walks, follower), strict=True)
             print(f"\rvideo: clip {number + 1}", end="", file=sys.stderr, flush=True)
@@ -375,7 +376,7 @@ def default_threshold(embedder: Embedder, size: int) -> Threshold:
 def strangers(sequences: list[Footage], embedder: Embedder, folder: Path) -> dict[str, float]:
     """Numbering strangers as they come, against clustering them all at once."""
     order = np.random.default_rng(0).permutation(len(sequences))
-    aggregator = Aggregator(embedder.size)
+    aggregator = Aggregator.of(embedder.card)
     truth = [sequences[i].person for i in order]
     templates = [template(aggregator, sequences[i]) for i in order]
     labels = []
@@ -416,7 +417,7 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts = {
-            "ytf": ytf(sequences, enrolled),
+            "ytf": ytf(sequences, enrolled, Aggregator.of(embedder.card)),
             "clips": clips(sequences, enrolled, embedder, args, folder),
             "strangers": strangers(sequences, embedder, folder),
         }

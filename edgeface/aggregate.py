@@ -191,6 +191,19 @@ class Aggregator:
         embedding = (agreed / np.linalg.norm(agreed)).astype(np.float32)
         return Template(embedding, length / mass, state.weight, state.count)
 
+    def shares(self, embeddings: Array, qualities: Array) -> Array:
+        """What each of a set of faces (n, d) contributes to its template (n,), sum 1; negative for
+        a face that contradicts the others, 0 for one without a say."""
+        heard = np.asarray(qualities) > 0
+        state = self.add(self.empty(), embeddings, qualities)
+        result = np.zeros(len(embeddings), np.float32)
+        if heard.any():
+            mean = self._head.mean(state)
+            looks = self._head.look(embeddings[heard], np.asarray(qualities, np.float32)[heard])
+            says = looks.weights * (embeddings[heard].astype(np.float64) @ mean)
+            result[heard] = says / max(float(says.sum()), 1e-12)
+        return result
+
     def _nothing(self) -> tuple[Sums, Sums, Sums, Sums]:
         empty = self.empty()
         return empty.total, empty.mass, empty.tokens, empty.moment
