@@ -27,6 +27,8 @@ NAMES = (
     "clustering",
     "gallery",
     "openset",
+    "fusion",
+    "video",
     "faults",
 )
 

@@ -20,6 +20,7 @@ VERBS = {
     "parity": ("export.parity", "compare exported files with their checkpoint, exit 1 past budget"),
     "card": ("export.card", "measure a shipped embedder and write its card"),
     "cohort": ("export.cohort", "fit the impostor model that ships beside an embedder"),
+    "fusion": ("export.fusion", "train how the faces of a track become one template"),
     "similarity": ("export.similarity", "learn the edge similarity used by clustering"),
 }
 
