@@ -65,9 +65,7 @@ def entrants(args: argparse.Namespace) -> list[Entrant]:
     """This project by runtime, then the peers that are there."""
     home = {"PYTHONPATH": str(ROOT)}
     found = [
-        Entrant(
-            runtime, Path(sys.executable), "with_edgeface.py", 1, home, ("--runtime", runtime)
-        )
+        Entrant(runtime, Path(sys.executable), "with_edgeface.py", 1, home, ("--runtime", runtime))
         for runtime in ("onnxruntime", "openvino")
         if importlib.util.find_spec(runtime)
     ]
@@ -96,7 +94,10 @@ def race(
             options += [*entrant.options, "--people", *clip.people]
             answers[entrant.name].append(
                 peers.run(
-                    entrant.interpreter, entrant.script, list(map(str, options)), **entrant.variables
+                    entrant.interpreter,
+                    entrant.script,
+                    list(map(str, options)),
+                    **entrant.variables,
                 )
             )
     return answers

@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 
 import edgeface as ef
-from edgeface import draw, follow, images
 from bench.pipeline_clips import Clip
+from edgeface import draw, follow, images
 
 
 class Stopwatch:
