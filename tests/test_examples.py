@@ -1,8 +1,9 @@
 """The examples run, and so does every command block of the documents.
 
-The blocks of one document run in order in a folder that holds the files they name. A camera is stood
-in for by the sample clip. What cannot run here is checked as far as it can be: benches and exports by
-their names and options, `make` by a dry run, `pip` by the extras, the machine's own commands by syntax.
+The blocks of one document run in order in a folder that holds the files they name. A camera is
+stood in for by the sample clip. What cannot run here is checked as far as it can be: benches and
+exports by their names and options, `make` by a dry run, `pip` by the extras, the machine's own
+commands by syntax.
 """
 
 from __future__ import annotations
