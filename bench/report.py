@@ -109,9 +109,7 @@ ROWS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     (
         "exact search of 360,000 × 512, int8 with proof",
         "{score score.int8.N360000.D512.Q1.t1.ms|.1f} ms",
-        (
-            "{score score.int8.N360000.D512.Q1.t1.ratio_to_best_peer|.1f} × as long the best peer",
-        ),
+        ("{score score.int8.N360000.D512.Q1.t1.ratio_to_best_peer|.1f} × as long the best peer",),
         "score",
     ),
     (
