@@ -8,11 +8,13 @@ with every face's own scale, and an edge is compared with the other edges of its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.cluster import graph
 from edgeface.cluster.graph import Indices
@@ -77,9 +79,10 @@ class Neighbourhoods:
             np.stack(ends, axis=1).astype(np.float32),
         )
 
-    def features(self, nodes: Indices) -> Array:
+    def features(self, nodes: Indices, asked: NDArray[np.bool_] | None = None) -> Array:
         """(m, k, f) float32 for the edges of `nodes` (m,) int32, in their neighbours' order.
 
+        With `asked` (m, k) only the edges it marks get overlaps, which cost the most.
         Symmetric in the two ends. Standing is the similarity against the strangers around one end,
         in their standard deviations (the adaptive s-norm of Matejka et al. 2017); lead is that
         against the best other neighbour, in the set's spread; commonness how much an end is like
@@ -92,23 +95,29 @@ class Neighbourhoods:
         out[..., 0] = (similarity - by.middle) / by.spread
         out[..., 1] = self.frame.raw(nodes, targets, similarity)
         out[..., 1] = (out[..., 1] - by.raw_middle) / by.raw_spread
-        out[..., 2:5] = np.moveaxis(graph.overlap(self.rows, nodes, targets), 0, 2)
+        common = targets if asked is None else np.where(asked, targets, np.int32(-1))
+        out[..., 2:5] = np.moveaxis(graph.overlap(self.rows, nodes, common), 0, 2)
         out[..., 5:7] = ((here[..., :2] + there[..., :2]) / 2 - by.middle) / by.spread
         back = np.log1p(graph.lookup(self.ranks, nodes, targets, absent=float(k)))
         forth = np.log1p(np.arange(k, dtype=np.float32))
         _both(out[..., 7:9], back, np.broadcast_to(forth, back.shape))
         _both(out[..., 9:11], *(((similarity - e[..., 2]) / e[..., 3]) for e in (here, there)))
         _both(out[..., 11:13], *(_lead(similarity, e) / by.spread for e in (here, there)))
-        common = (self.frame.along - np.float32(self.frame.offset)) / by.raw_spread
-        _both(out[..., 13:15], common[nodes, None], common[targets])
+        along = self.frame.along
+        centre, unit = np.float32(self.frame.offset), np.float32(1 / by.raw_spread)
+        ordinary = ((along[nodes, None] - centre) * unit, (along[targets] - centre) * unit)
+        _both(out[..., 13:15], *ordinary)
         return out
 
     def first_pass(self, network: Network, nodes: Indices | None = None) -> Array:
         """(m, k) float32 probabilities of the edges of `nodes` (default all); 1 to itself."""
         chosen = _all(self.near) if nodes is None else nodes
         out = np.empty((len(chosen), self.near.indices.shape[1]), np.float32)
-        for part in _chunks(len(chosen)):
+
+        def judge(part: slice) -> None:
             out[part] = network(self.features(chosen[part]))
+
+        _each_chunk(judge, len(chosen))
         out[self.near.indices[chosen] < 0] = 0.0
         out[:, 0] = 1.0
         return out
@@ -119,13 +128,16 @@ class Neighbourhoods:
         chosen = _all(self.near) if nodes is None else nodes
         support = Support.of(self.near.indices, first)
         out = np.zeros((len(chosen), self.near.indices.shape[1]), np.float32)
-        for part in _chunks(len(chosen)):
+
+        def judge(part: slice) -> None:
             some = chosen[part]
             likely = first[some] >= LIKELY
-            described = [self.features(some)[likely], support.features(some)[likely]]
+            described = [self.features(some, likely)[likely], support.features(some)[likely]]
             found = np.zeros(likely.shape, np.float32)
             found[likely] = network(np.concatenate(described, axis=1))
             out[part] = found
+
+        _each_chunk(judge, len(chosen))
         out[:, 0] = 1.0
         return out
 
@@ -156,8 +168,12 @@ def _all(near: Neighbours) -> Indices:
     return np.arange(len(near.indices), dtype=np.int32)
 
 
-def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+def _each_chunk(work: Callable[[slice], None], n: int) -> None:
+    # numpy and the extension release the GIL; every chunk writes rows of its own.
+    with ThreadPoolExecutor(graph.THREADS) as pool:
+        chunks = (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+        for _ in pool.map(work, chunks):
+            pass
 
 
 def _both(out: Array, here: Array, there: Array) -> None:
