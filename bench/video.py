@@ -57,7 +57,7 @@ PAD = 24  # pixels around an aligned crop that are made up, and faded out
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and how many composed clips."""
     parser.add_argument("--model", default=DEFAULT)
-    parser.add_argument("--clips", type=int, default=30)
+    parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--keep", type=Path, help="folder to keep the composed clips in")
 
 
