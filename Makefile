@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test lint types bench report wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -36,9 +36,16 @@ types: $(READY) ## mypy, strict on edgeface/
 	$(BIN)/pip install --quiet --editable '.[headless,dev,numba,openvino]'
 	$(BIN)/mypy
 
-bench: $(READY) ## quick run of every bench
+bench: $(READY) ## quick run of every bench; needs the shared data and torch
+	$(BIN)/pip install --quiet --editable '.[headless,bench,export]'
+	$(BIN)/python -m bench --quick
+
+report: $(READY) ## pages, pictures and the README's table from bench/reports/*.json
 	$(BIN)/pip install --quiet --editable '.[headless,bench]'
-	for name in accuracy detect pipeline; do $(BIN)/python -m bench $$name --quick || exit 1; done
+	$(BIN)/python -m bench report
+
+wheel: ## build sdist and wheel and try them outside the checkout
+	.ci/wheels
 
 clean: ## remove the venv and everything built
 	rm -rf $(VENV) build dist demo/out .pytest_cache .mypy_cache .ruff_cache .hypothesis

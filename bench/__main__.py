@@ -1,8 +1,15 @@
-"""`python -m bench NAME [--quick] [--json [FILE]] …`: one module per question.
+"""`python -m bench [NAME…] [--quick] [--json [OUT]]`: one module per question.
 
-Each module has `figures(args) -> dict[str, float | str | None]` with flat dotted keys and may have
-`add_arguments(parser)`. With `--json` stdout is one document {"bench", "machine", "commit",
-"figures"}; without, a table.
+A bench is a module of this folder with `figures(args) -> dict[str, float | str | None]`, flat
+dotted keys; it may have `add_arguments(parser)`. One NAME runs here and takes options of its own
+(`python -m bench NAME --help`); several, or none for all, run one after the other in processes of
+their own. `--json` prints one document {"bench", "command", "machine", "commit", "figures"}, or
+writes it to the file OUT; with a folder OUT it becomes OUT/NAME.json. Without `--json` a table is
+printed. A figure that was not produced is null, and stderr says why; a bench that fails, or gives a
+figure that is no finite number, makes the exit code 1.
+
+`python -m bench report` turns the documents in bench/reports into pages, pictures and the tables of
+the README.
 """
 
 from __future__ import annotations
@@ -11,107 +18,186 @@ import argparse
 import importlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-NAMES = (
-    "accuracy",
-    "detect",
-    "embed",
-    "pipeline",
-    "score",
-    "submodels",
-    "clustering",
-    "gallery",
-    "openset",
-    "faults",
+HERE = Path(__file__).parent
+NAMES = tuple(
+    sorted(
+        file.stem
+        for file in HERE.glob("*.py")
+        if "\ndef figures(" in file.read_text(encoding="utf-8")
+    )
+)
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "opencv-python-headless",
+    "torch",
+    "numba",
+    "faiss-cpu",
+    "usearch",
+    "hnswlib",
+    "scikit-learn",
 )
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were measured on: processor, cores, versions."""
+    """What the figures were measured on: processor, instruction sets, cores, memory, versions."""
+    from edgeface.doctor import cpu_flags
+
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [
-            x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if "model name" in x
-        ]
-        cpu = names[0] if names else cpu
+        lines = info.read_text().splitlines()
+        cpu = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), cpu)
     versions = {}
-    for package in ("numpy", "onnxruntime", "openvino", "torch", "numba", "faiss", "hnswlib"):
+    for package in PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(
-                "faiss-cpu" if package == "faiss" else package
-            )
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
         "cpu": cpu,
+        "instructions": " ".join(cpu_flags()),
         "cores": os.cpu_count() or 0,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **versions,
     }
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` when it has uncommitted changes, or `unknown`."""
-    here = Path(__file__).parent
+    """The checkout's commit, with `+` when files that it tracks were changed, or `unknown`."""
+
+    def git(*command: str) -> str:
+        done = subprocess.run(
+            ["git", *command], cwd=HERE, text=True, capture_output=True, check=True
+        )
+        return done.stdout.strip()
+
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=here,
-            text=True,
-            capture_output=True,
-            check=True,
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=here, text=True, capture_output=True, check=True
-        ).stdout.strip()
+        # What reports are made of does not change what is measured.
+        changed = git("status", "--porcelain", "-uno", "--", ":/", ":!reports", ":!/README.md")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head + ("+" if dirty else "")
 
 
-def main(argv: list[str]) -> int:
-    if not argv or argv[0] in {"-h", "--help"}:
-        print(__doc__, "\nNAME: " + ", ".join(NAMES), sep="\n")
-        return 0
-    if argv[0] not in NAMES:
-        print(f"bench: no bench {argv[0]!r}; one of {', '.join(NAMES)}", file=sys.stderr)
-        return 2
-    module = importlib.import_module(f"bench.{argv[0]}")
-    parser = argparse.ArgumentParser(prog=f"python -m bench {argv[0]}", description=module.__doc__)
+def command(arguments: Sequence[str]) -> str:
+    """The command line of a run without the folders of this machine."""
+    told = [Path(a).name if Path(a).is_absolute() else a for a in arguments]
+    return " ".join(["python -m bench", *told])
+
+
+def wrong(figures: Mapping[str, object]) -> list[str]:
+    """The keys that are no figure: neither a finite number, nor a text, nor null."""
+    return [
+        key
+        for key, value in figures.items()
+        if not (value is None or isinstance(value, str))
+        and not (isinstance(value, int | float) and math.isfinite(value))
+    ]
+
+
+def show(figures: Mapping[str, object]) -> None:
+    """Print a table."""
+    width = max((len(k) for k in figures), default=0)
+    for key, value in figures.items():
+        text = f"{value:.4g}" if isinstance(value, float) else f"{value}"
+        print(f"{key:<{width}}  {text}")
+
+
+def one(name: str, rest: Sequence[str]) -> int:
+    """Run one bench here."""
+    module = importlib.import_module(f"bench.{name}")
+    parser = argparse.ArgumentParser(prog=f"python -m bench {name}", description=module.__doc__)
+    common(parser)
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
+    args = parser.parse_args(rest)
+    figures = module.figures(args)
+    document = {
+        "bench": name,
+        "command": command([name, *rest]),
+        "machine": machine(),
+        "commit": commit(),
+        "figures": figures,
+    }
+    text = json.dumps(document, indent=1)
+    if args.json == "-":
+        print(text)
+    else:
+        show(figures)
+        if args.json is not None:
+            out = Path(args.json)
+            (out / f"{name}.json" if out.is_dir() else out).write_text(text + "\n")
+    bad = wrong(figures)
+    if bad or not figures:
+        print(f"bench: {name} gave no number for {', '.join(bad) or 'anything'}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def several(names: Sequence[str], args: argparse.Namespace) -> int:
+    """Run benches one after the other, each in a process of its own: they set threads and cores."""
+    options = ["--shared", str(args.shared), *(["--quick"] if args.quick else [])]
+    if args.json is not None:
+        folder = HERE / "reports" if args.json == "-" else Path(args.json)
+        folder.mkdir(parents=True, exist_ok=True)
+        options += ["--json", str(folder)]
+    failed = []
+    for name in names:
+        print(f"== {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", "bench", name, *options], check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"bench: {', '.join(failed)} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def common(parser: argparse.ArgumentParser) -> None:
+    """The options every bench has."""
     parser.add_argument(
         "--quick", action="store_true", help="small inputs, every figure still produced"
     )
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="one JSON document")
+    parser.add_argument("--json", nargs="?", const="-", metavar="OUT", help="one JSON document")
     parser.add_argument(
         "--shared",
         type=Path,
-        default=Path(__file__).parents[2] / "shared",
+        default=HERE.parents[1] / "shared",
         help="folder with the test data and peer models",
     )
-    if hasattr(module, "add_arguments"):
-        module.add_arguments(parser)
-    args = parser.parse_args(argv[1:])
-    figures = module.figures(args)
-    document = {"bench": argv[0], "machine": machine(), "commit": commit(), "figures": figures}
-    if args.json and args.json != "-":
-        Path(args.json).write_text(json.dumps(document, indent=1) + "\n")
-    if args.json == "-":
-        print(json.dumps(document, indent=1))
-    else:
-        width = max((len(k) for k in figures), default=0)
-        for key, value in figures.items():
-            print(
-                f"{key:<{width}}  {value:.4g}"
-                if isinstance(value, float)
-                else f"{key:<{width}}  {value}"
-            )
-    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what the command line names."""
+    if argv and argv[0] == "report":
+        from bench import report
+
+        return report.main(argv[1:])
+    if argv and argv[0] in NAMES and not (len(argv) > 1 and argv[1] in NAMES):
+        return one(argv[0], argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = f"report, or one or more of: {', '.join(NAMES)}"
+    parser.add_argument("name", nargs="*", metavar="NAME", help=names)
+    common(parser)
+    args = parser.parse_args(argv)
+    unknown = [name for name in args.name if name not in NAMES]
+    if unknown:
+        parser.error(f"no bench {', '.join(unknown)}; one of {', '.join(NAMES)}")
+    return several(args.name or NAMES, args)
 
 
 if __name__ == "__main__":

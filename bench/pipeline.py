@@ -1,6 +1,10 @@
-"""The whole pipeline on a clip: frames per second by runtime, cold start, memory, correct names.
+"""The whole pipeline on a clip beside what a user would pick instead, and how it starts.
 
-Runs are interleaved in one process and the median is printed; threads are stated per network.
+Every system is a process of its own that enrols the people, then reads and names the clip once
+(`bench/peers`). The systems take turns for some rounds; figures are medians over the rounds, ratios
+medians of the ratios within a round. Decoding counts, loading and enrolling do not. A peer without
+tracks is asked in each frame; `correct` and `wrong` count the names it gave, `faces` the boxes
+shown. `fps_ratio_to_X` is the rate with ONNX Runtime, which every installation has, over X's.
 """
 
 from __future__ import annotations
@@ -14,43 +18,116 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import edgeface as ef
-from edgeface import video
+import cv2
 
+from bench import peers
+from bench.pipeline_clips import Clip, clips, judge, scaled
+from bench.pipeline_stages import breakdown
+
+Figures = dict[str, float | str | None]
+OWN = "onnxruntime"  # the runtime whose figures carry the short keys
 ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "examples" / "sample"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--video", type=Path, default=SAMPLE / "clip.mp4")
-    parser.add_argument("--people", type=Path, help="folder NAME/*.jpg or NAME.jpg to enrol")
+    """What to run, and beside whom."""
+    parser.add_argument(
+        "--peers",
+        nargs="?",
+        type=Path,
+        const=peers.FOLDER,
+        help="run the peers, too; DIR holds the environments made by `python -m bench.peers DIR`",
+    )
+    parser.add_argument("--video", type=Path, help="a clip of your own instead")
+    parser.add_argument("--people", type=Path, nargs="*", default=[], help="NAME.jpg to enrol")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--widths", type=int, nargs="+", default=[640, 1280])
 
 
-def people(folder: Path | None) -> dict[str, list[Path]]:
-    """Who is to be enrolled, by name."""
-    if folder is None:
-        return {"Eileen Collins": [SAMPLE / "eileen.jpg"]}
-    return {
-        p.stem: sorted(p.iterdir()) if p.is_dir() else [p]
-        for p in sorted(folder.iterdir())
-        if p.is_dir() or p.suffix.lower() in {".jpg", ".png", ".webp"}
-    }
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A system that takes part: how to call it."""
+
+    name: str
+    interpreter: Path
+    script: str
+    every: int
+    variables: dict[str, str]
+    options: tuple[str, ...] = ()
 
 
-def run(app: ef.Identifier, frames: list[ef.Frame]) -> tuple[float, dict[str, set[int]]]:
-    """Seconds for all frames, and the tracks each name was given to."""
-    app.reset()
-    named: dict[str, set[int]] = {}
-    started = time.perf_counter()
-    for frame in frames:
-        for event in app.step(frame):
-            if event.decision.name:
-                named.setdefault(event.decision.name, set()).add(event.track)
-    return time.perf_counter() - started, named
+def entrants(args: argparse.Namespace) -> list[Entrant]:
+    """This project by runtime, then the peers that are there."""
+    home = {"PYTHONPATH": str(ROOT)}
+    found = [
+        Entrant(runtime, Path(sys.executable), "with_edgeface.py", 1, home, ("--runtime", runtime))
+        for runtime in ("onnxruntime", "openvino")
+        if importlib.util.find_spec(runtime)
+    ]
+    if args.peers is None:
+        print("bench: no peers without --peers", file=sys.stderr)
+        return found
+    folder = args.peers.absolute()
+    return found + [
+        Entrant(p.name, peers.python(folder, p), p.script, p.every, dict(p.variables))
+        for p in peers.PEERS
+        if peers.ready(folder, p, args.shared)
+    ]
+
+
+def race(
+    clip: Clip, found: list[Entrant], args: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
+    """Every entrant's answers, one per round, in turns."""
+    answers: dict[str, list[dict[str, Any]]] = {e.name: [] for e in found}
+    for turn in range(1 if args.quick else args.rounds):
+        for entrant in found:
+            print(f"pipeline: {clip.name}, round {turn + 1}, {entrant.name}", file=sys.stderr)
+            options = ["--clip", clip.file, "--shared", args.shared, "--threads", args.threads]
+            options += ["--every", entrant.every, "--offset", turn % entrant.every]
+            options += ["--limit", 40 // entrant.every] if args.quick else []
+            options += [*entrant.options, "--people", *clip.people]
+            answers[entrant.name].append(
+                peers.run(
+                    entrant.interpreter,
+                    entrant.script,
+                    list(map(str, options)),
+                    **entrant.variables,
+                )
+            )
+    return answers
+
+
+def compared(clip: Clip, answers: dict[str, list[dict[str, Any]]], width: int) -> Figures:
+    """Rates, costs and names per system. Counts are of the whole clip: where only each n-th frame
+    was looked at, they are scaled by the share of the frames."""
+    out: Figures = {}
+    rates = {n: [a["frames"] / a["seconds"] for a in runs] for n, runs in answers.items()}
+    whole = max(a["frames"] for a in answers[OWN])
+    for name, runs in answers.items():
+        looked = sum(a["frames"] for a in runs)
+        judged = [judge(clip, a["seen"], width) for a in runs]
+        share = whole / looked
+        out[f"fps.{name}"] = statistics.median(rates[name])
+        out[f"fps_spread.{name}"] = max(rates[name]) - min(rates[name])
+        used = [1000 * a["cpu_seconds"] / a["frames"] for a in runs]
+        out[f"cpu_ms_per_frame.{name}"] = statistics.median(used)
+        out[f"peak_mb.{name}"] = statistics.median(a["peak_mb"] for a in runs)
+        out[f"frames_looked_at.{name}"] = float(looked)
+        out[f"faces.{name}"] = share * sum(len(a["seen"]) for a in runs)
+        if clip.who is not None:
+            out[f"correct.{name}"] = share * sum(right for right, _ in judged)
+            out[f"wrong.{name}"] = share * sum(wrong for _, wrong in judged)
+    for peer in (p.name for p in peers.PEERS):
+        pairs = zip(rates[OWN], rates.get(peer, []), strict=False)
+        ratios = [own / other for own, other in pairs]
+        out[f"fps_ratio_to_{peer}"] = statistics.median(ratios) if ratios else None
+    return out
 
 
 def peak_memory(pid: int, last: float) -> float:
@@ -64,61 +141,66 @@ def peak_memory(pid: int, last: float) -> float:
     return int(found[0]) / 1024 if found else last
 
 
-def cold(clip: Path, gallery: Path, runtime: str, threads: int) -> tuple[float, float]:
-    """Seconds from start to the first name of `edgeface identify`, and its peak memory in MB."""
-    command = [sys.executable, "-m", "edgeface.cli", "identify", "--video", str(clip), "-g"]
-    command += [str(gallery), "--runtime", runtime, "--threads", str(threads), "--json"]
+def cold(
+    command: list[str], clip: Clip, gallery: Path, runtime: str, threads: int
+) -> tuple[float, float]:
+    """Seconds from the start of `edgeface identify` to its first name (NaN without one), and its
+    peak memory in MB. `command` starts edgeface."""
+    command = [*command, "identify", "--video", str(clip.file), "-g", str(gallery)]
+    command += ["--runtime", runtime, "--threads", str(threads), "--json"]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    first = peak = float("nan")
+    first = peak = math.nan
     with process.stdout:
         for line in process.stdout:
             if math.isnan(first) and json.loads(line)["event"] == "identified":
                 first = time.perf_counter() - started
             peak = peak_memory(process.pid, peak)
-    process.wait()
+    if process.wait():
+        raise subprocess.CalledProcessError(process.returncode, command)
     return first, peak
 
 
-def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
-    """Figures under `pipeline.WIDTHxHEIGHT.`."""
-    frames = list(video.frames(args.video))
-    if args.quick:
-        frames = frames[:60]
-    height, width = frames[0].image.shape[:2]
-    runtimes = ["onnxruntime"]
-    runtimes += ["openvino"] if importlib.util.find_spec("openvino") else []
-    rounds = 1 if args.quick else args.rounds
-    seconds: dict[str, list[float]] = {r: [] for r in runtimes}
-    names: dict[str, dict[str, set[int]]] = {}
-    starts: dict[str, list[tuple[float, float]]] = {r: [] for r in runtimes}
+def start(args: argparse.Namespace, runtimes: list[str]) -> Figures:
+    """Cold start and memory of `edgeface identify` on the committed sample clip, where somebody
+    enrolled is in the first frame."""
+    sample = clips(Path("/nowhere"))[0]
+    edgeface = [sys.executable, "-m", "edgeface.cli"]
+    times: dict[str, list[tuple[float, float]]] = {r: [] for r in runtimes}
     with tempfile.TemporaryDirectory() as folder:
-        apps = {}
-        for runtime in runtimes:
-            path = Path(folder) / f"{runtime}.gallery"
-            apps[runtime] = ef.Identifier.open(path, runtime=runtime, threads=args.threads)
-            for name, pictures in people(args.people).items():
-                apps[runtime].enroll(name, pictures, policy="largest")
-        for _ in range(rounds):
-            for runtime, app in apps.items():
-                spent, names[runtime] = run(app, frames)
-                seconds[runtime].append(spent)
-        for app in apps.values():
-            app.gallery.close()
-        for _ in range(rounds):
+        gallery = Path(folder) / "cold.gallery"
+        enrol = [*edgeface, "enroll", str(gallery), "eileen", str(sample.people[0])]
+        subprocess.run(enrol, check=True, stdout=subprocess.DEVNULL)
+        for _ in range(1 if args.quick else 2 * args.rounds + 1):
             for runtime in runtimes:
-                gallery = Path(folder) / f"{runtime}.gallery"
-                starts[runtime].append(cold(args.video, gallery, runtime, args.threads))
-    key = f"pipeline.{width}x{height}"
-    out: dict[str, float | str | None] = {f"{key}.frames": float(len(frames))}
+                times[runtime].append(cold(edgeface, sample, gallery, runtime, args.threads))
+    out: Figures = {}
     for runtime in runtimes:
-        fps = [len(frames) / s for s in seconds[runtime]]
-        out[f"{key}.fps.{runtime}"] = statistics.median(fps)
-        out[f"{key}.fps_spread.{runtime}"] = max(fps) - min(fps)
-        out[f"{key}.cold_start_s.{runtime}"] = statistics.median(s for s, _ in starts[runtime])
-        out[f"{key}.rss_mb.{runtime}"] = statistics.median(m for _, m in starts[runtime])
-        told = (f"{n} (track {', '.join(map(str, sorted(t)))})" for n, t in names[runtime].items())
-        out[f"{key}.named.{runtime}"] = "; ".join(told)
-    out[f"{key}.threads"] = float(args.threads)
+        out[f"cold_start_s.{runtime}"] = statistics.median(s for s, _ in times[runtime])
+        out[f"rss_mb.{runtime}"] = statistics.median(m for _, m in times[runtime])
+    out["cold_start_s"], out["rss_mb"] = out[f"cold_start_s.{OWN}"], out[f"rss_mb.{OWN}"]
     return out
+
+
+def figures(args: argparse.Namespace) -> Figures:
+    """Figures under `pipeline.WIDTHxHEIGHT.`, and of the start under `pipeline.`."""
+    found = entrants(args)
+    base = clips(args.shared)[0]
+    if args.video is not None:
+        base = Clip(args.video.stem, args.video, tuple(args.people))
+    out: Figures = {"pipeline.threads": float(args.threads), "pipeline.clip": base.name}
+    with tempfile.TemporaryDirectory() as folder:
+        for width in args.widths:
+            clip = base
+            if width != cv2.VideoCapture(str(base.file)).get(cv2.CAP_PROP_FRAME_WIDTH):
+                clip = scaled(base, width, Path(folder))
+            height = int(cv2.VideoCapture(str(clip.file)).get(cv2.CAP_PROP_FRAME_HEIGHT))
+            key = f"pipeline.{width}x{height}"
+            answers = race(clip, found, args)
+            out |= {f"{key}.{k}": v for k, v in compared(clip, answers, width).items()}
+            limit = 40 if args.quick else 1 << 30
+            stages = breakdown(clip, runtime=OWN, threads=args.threads, limit=limit)
+            out |= {f"{key}.stage_ms.{k}": v for k, v in stages.items()}
+    runtimes = [e.name for e in found if e.script == "with_edgeface.py"]
+    return out | {f"pipeline.{k}": v for k, v in start(args, runtimes).items()}

@@ -68,7 +68,7 @@ def _package(package: str) -> Check:
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        optional = package == "openvino"
+        optional = package in {"openvino", "hnswlib"}
         return Check(package, "note" if optional else "bad", "not installed")
     numbers = tuple(int(p) for p in version.split(".")[:2] if p.isdigit())
     arm = platform.machine().lower() in {"aarch64", "arm64"}

@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hnswlib
 import numpy as np
 
 from edgeface.gallery.flat import THREADS, Ids
 from edgeface.score import topk
 from edgeface.types import Array
+
+if TYPE_CHECKING:
+    import hnswlib
 
 M, EF_CONSTRUCTION, EF = 16, 100, 64  # recall@1 >= .99 up to a million: `python -m bench gallery`
 
@@ -33,6 +36,8 @@ class Hnsw:
     @classmethod
     def empty(cls, size: int, room: int) -> Hnsw:
         """A graph without samples, with room for some."""
+        import hnswlib
+
         graph = hnswlib.Index(space="ip", dim=size)
         graph.init_index(
             max_elements=max(64, room),
@@ -46,6 +51,8 @@ class Hnsw:
     def load(cls, path: Path, size: int, wanted: Iterable[int]) -> Hnsw:
         """A saved graph of which only the samples `wanted` are kept. RuntimeError when the file
         is no graph."""
+        import hnswlib
+
         graph = hnswlib.Index(space="ip", dim=size)
         graph.load_index(str(path), allow_replace_deleted=True)
         held = set(map(int, graph.get_ids_list()))
@@ -105,7 +112,7 @@ class Hnsw:
             kept, rows = self.contents()
             places, sims = topk(probes, rows, k, threads=THREADS)
             return kept[places], sims
-        return ids.astype(np.int64), np.asarray(1.0 - distances, np.float32)
+        return ids.view(np.int64), 1.0 - distances
 
     def contents(self) -> tuple[Ids, Array]:
         """Ids (n,) and rows (n, d), copied out of the graph."""

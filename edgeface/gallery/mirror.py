@@ -2,11 +2,13 @@
 
 Up to `EXACT_LIMIT` samples every search compares with every sample. Above, an hnswlib graph is
 built in the background while a sketch answers; it is kept beside the gallery, so that the next
-opening has it at once. That file is a cache: it may be deleted at any time.
+opening has it at once. That file is a cache: it may be deleted at any time. Without hnswlib, which
+has to be compiled and so is an extra, every search goes on comparing with every sample.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ EXACT_LIMIT = 5_000  # samples; where a graph begins to be faster: `python -m be
 CHUNK = 20_000  # samples read at once
 BUILD_CHUNK = 1_000  # samples added to a graph between looks at whether to stop
 SAVE_AFTER = 1_000  # changes that are quicker to repeat than the graph to write
+HAVE_GRAPH = importlib.util.find_spec("hnswlib") is not None
 SPOT_CHECKS = 32  # vectors of a saved graph compared with the rows before it is trusted
 
 
@@ -127,6 +130,10 @@ class Mirror:
         """Let a sketch take over when `n` more samples are too many to compare with them all."""
         exact = self._index.searcher
         if isinstance(exact, Exact) and len(exact) + n > EXACT_LIMIT:
+            if not HAVE_GRAPH:
+                if len(exact) <= EXACT_LIMIT:  # said once, when the limit is crossed
+                    logger.info("search is exact; 'edgeface[hnsw]' makes large galleries faster")
+                return
             sketch = Sketch(self._size, self._fetch)
             if len(exact):
                 sketch.add(*exact.contents())
@@ -163,7 +170,7 @@ class Mirror:
 
     def _recall_graph(self) -> None:
         """Take the saved graph if there is one that fits the rows."""
-        if self._cache is None or not self._cache.exists():
+        if self._cache is None or not HAVE_GRAPH or not self._cache.exists():
             return
         with self._db.snapshot() as execute:
             tables = self._tables(execute)

@@ -1,0 +1,248 @@
+"""`python -m bench report`: pages, pictures and the README's table from bench/reports/*.json.
+
+Each document becomes a page of the same name, made by `markdown(document)` of `bench.NAME_report`
+where there is such a module and a list of all figures otherwise; README.md among the reports is
+the page to begin with. Nothing is measured here, so it takes seconds and changes nothing when
+nothing was measured anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+REPORTS = HERE / "reports"
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- figures: python -m bench report -->", "<!-- /figures -->"
+Documents = Mapping[str, Mapping[str, Any]]  # by bench
+
+# One row of the README's table: what, this project's value, others', and the command. `{bench key}`
+# stands for a figure; a format may follow after `|`, with `*100` before it to scale. A cell whose
+# figures were not measured is left empty; a row without a value of this project is left out.
+PIPE, RACE = "pipeline pipeline.640x360", "pipeline pipeline.1280x720"
+ROWS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    (
+        "whole pipeline, 640×360, two threads",
+        f"**{{{PIPE}.fps.onnxruntime|.0f}} frames/s**",
+        (
+            f"{{{PIPE}.fps.insightface_style|.1f}} insightface-style",
+            f"{{{PIPE}.fps.opencv|.0f}} OpenCV",
+            f"{{{PIPE}.fps.face_recognition|.1f}} face_recognition",
+        ),
+        "pipeline --peers",
+    ),
+    (
+        "the same, 1280×720",
+        f"**{{{RACE}.fps.onnxruntime|.0f}} frames/s**",
+        (
+            f"{{{RACE}.fps.insightface_style|.1f}}",
+            f"{{{RACE}.fps.opencv|.0f}}",
+            f"{{{RACE}.fps.face_recognition|.1f}}",
+        ),
+        "the same",
+    ),
+    (
+        "right / wrong names over that clip's frames, 640×360",
+        f"{{{PIPE}.correct.onnxruntime|.0f}} / {{{PIPE}.wrong.onnxruntime|.0f}}",
+        tuple(
+            f"{{{PIPE}.correct.{p}|.0f}} / {{{PIPE}.wrong.{p}|.0f}}"
+            for p in ("insightface_style", "opencv", "face_recognition")
+        ),
+        "the same",
+    ),
+    (
+        "cold start to the first name; resident memory",
+        "{pipeline pipeline.cold_start_s|.2f} s; {pipeline pipeline.rss_mb|.0f} MB",
+        (),
+        "the same",
+    ),
+    (
+        "wheel; installed with all it needs",
+        "{size size.wheel_mb|.1f} MB; {size size.installed_mb|.0f} MB, "
+        "{size size.direct_dependencies|.0f} direct dependencies",
+        (),
+        "size",
+    ),
+    (
+        "models: embedder; detector",
+        "{size size.model_mb.mobilefacenet|.2f} MB; {size size.model_mb.detector|.2f} MB",
+        ("{size size.model_mb.original_mobilefacenet.fp16|.2f} MB original embedder",),
+        "the same",
+    ),
+    (
+        "LFW, 10 folds",
+        "{accuracy lfw.fp32|.2f} ± {accuracy lfw_std.fp32|.2f} %",
+        ("{accuracy original.fp32.lfw|.2f} % original",),
+        "accuracy --peers",
+    ),
+    (
+        "LFW, true accepts at 1 false in 1,000",
+        "{accuracy tar_at_far1e-3.fp32|.1f} %",
+        ("{accuracy original.fp32.tar_at_far1e-3|.1f} % original",),
+        "the same",
+    ),
+    (
+        "embedding one face, one thread, ONNX Runtime",
+        "{embed speed.onnxruntime.fp32.b1.fps|.0f} faces/s",
+        ("{embed original.speed.onnxruntime.fp32.b1.fps|.0f} original",),
+        "embed",
+    ),
+    (
+        "detection, 640×480, one thread",
+        "{detect detect.ms.640x480.onnxruntime|.1f} ms",
+        ("{detect detect.ms.640x480.onnxruntime_teacher|.1f} ms its teacher YuNet",),
+        "detect",
+    ),
+    (
+        "detection, faces ≥ 40 px of the teacher found: stills; video",
+        "{detect detect.scenes.recall40*100|.1f} %; {detect detect.clips.recall40*100|.1f} %",
+        (),
+        "the same",
+    ),
+    (
+        "exact search of 360,000 × 512, int8 with proof",
+        "{score score.int8.N360000.D512.Q1.t1.ms|.1f} ms",
+        ("{score score.int8.N360000.D512.Q1.t1.ratio_to_best_peer|.1f} × as long the best peer",),
+        "score",
+    ),
+    (
+        "gallery of 100,000 pictures: best match found",
+        "{gallery gallery.100k.recall_at_1*100|.1f} %",
+        ("{gallery gallery.100k.hnswlib.recall_at_1*100|.1f} % hnswlib alone",),
+        "gallery",
+    ),
+    (
+        "clustering all of LFW, BCubed F",
+        "{clustering clustering.lfw.mobilefacenet.edgeface.bcubed_f|.3f}",
+        (),
+        "clustering",
+    ),
+)
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every document of a folder, by bench."""
+    found = {f.stem: json.loads(f.read_text(encoding="utf-8")) for f in folder.glob("*.json")}
+    return {name: found[name] for name in sorted(found)}
+
+
+def fill(template: str, documents: Documents) -> str | None:
+    """A template with its figures, or None when one was not measured."""
+    missing = False
+
+    def put(match: re.Match[str]) -> str:
+        nonlocal missing
+        name, key, factor, form = match.groups()
+        value = documents.get(name, {}).get("figures", {}).get(key)
+        if value is None:
+            missing = True
+            return ""
+        return format(value * float(factor or 1) if factor else value, form or "")
+
+    text = re.sub(r"\{(\w+) ([^|}*]+)(?:\*([\d.]+))?(?:\|([^}]*))?\}", put, template)
+    return None if missing else text
+
+
+def table(documents: Documents) -> str:
+    """The README's table."""
+    lines = ["| | edgeface | others, same run | `python -m bench …` |", "|---|---|---|---|"]
+    for what, own, others, command in ROWS:
+        value = fill(own, documents)
+        if value is not None:
+            beside = " · ".join(t for o in others if (t := fill(o, documents)) is not None)
+            code = command if command == "the same" else f"`{command}`"
+            lines.append(f"| {what} | {value} | {beside} | {code} |")
+    return "\n".join(lines)
+
+
+def origin(documents: Documents) -> str:
+    """What the figures of the table were measured on."""
+    machines = [d["machine"] for d in documents.values()]
+    seen = {f"{m['cores']} cores of {m['cpu']}, Python {m['python']}" for m in machines}
+    return f"Measured on {'; '.join(sorted(seen))}. Compare ratios, not machines."
+
+
+def renewed(readme: str, documents: Documents) -> str:
+    """A README with its table made anew.
+
+    Raises:
+        ValueError: the marks around the table are missing.
+    """
+    if BEGIN not in readme or END not in readme:
+        raise ValueError(f"the README needs the lines {BEGIN} and {END}")
+    before, rest = readme.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    return f"{before}{BEGIN}\n{table(documents)}\n\n{origin(documents)}\n{END}{after}"
+
+
+def shown(value: object) -> str:
+    """A figure as text: four digits, an empty cell for none."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """A page with every figure of a document, in sections by the parts of their keys."""
+    name = document["bench"]
+    about = importlib.util.find_spec(f"bench.{name}_report")
+    if about is not None:
+        return str(importlib.import_module(f"bench.{name}_report").markdown(document))
+    summary = (importlib.import_module(f"bench.{name}").__doc__ or "").strip()
+    machine = ", ".join(f"{k} {v}" for k, v in document["machine"].items())
+    lines = [f"# {name}", "", summary, "", f"Commit {document['commit']}; {machine}.", ""]
+    if "command" in document:
+        lines += [f"`{document['command']}`", ""]
+    section = None
+    for key, value in document["figures"].items():
+        parts = key.removeprefix(f"{name}.").split(".")
+        here = ".".join(parts[:-1]) if len(parts) > 1 else ""
+        if here != section:
+            lines += ["", *([f"## {here}", ""] if here else []), "| | |", "|---|---|"]
+            section = here
+        lines.append(f"| {parts[-1]} | {shown(value)} |")
+    return "\n".join(lines) + "\n"
+
+
+def overview(documents: Documents, pictures: Sequence[tuple[str, str]]) -> str:
+    """The page to begin with: the README's table, the pictures, the other pages."""
+    lines = ["# Reports", "", "Written by `python -m bench report`.", "", table(documents), ""]
+    lines += [origin(documents), ""]
+    for file, caption in pictures:
+        lines += [f"![{caption}]({file})", "", caption, ""]
+    lines += ["| page | commit | figures | not produced |", "|---|---|---|---|"]
+    for name, document in documents.items():
+        values = list(document["figures"].values())
+        empty = sum(v is None for v in values)
+        lines.append(
+            f"| [{name}]({name}.md) | {document['commit']} | {len(values)} | {empty or ''} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write everything anew."""
+    parser = argparse.ArgumentParser(prog="python -m bench report", description=__doc__)
+    parser.add_argument("--reports", type=Path, default=REPORTS, help="folder with the documents")
+    parser.add_argument("--readme", type=Path, default=README)
+    args = parser.parse_args(argv)
+    from bench.report_pictures import draw
+
+    documents = read(args.reports)
+    for name, document in documents.items():
+        (args.reports / f"{name}.md").write_text(page(document), encoding="utf-8")
+    pictures = draw(documents, args.reports)
+    text = overview(documents, pictures)
+    (args.reports / "README.md").write_text(text, encoding="utf-8")
+    readme = args.readme.read_text(encoding="utf-8")
+    args.readme.write_text(renewed(readme, documents), encoding="utf-8")
+    return 0

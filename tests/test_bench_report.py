@@ -1,0 +1,110 @@
+"""The runner, the report and the README's table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from bench import __main__ as runner
+from bench import report
+
+
+def document(name: str, **figures) -> dict:
+    machine = {"cpu": "X", "cores": 2, "python": "3.11.7"}
+    return {"bench": name, "machine": machine, "commit": "abc1234", "figures": figures}
+
+
+def test_a_template_takes_its_figures_and_their_formats() -> None:
+    found = {"size": document("size", **{"size.wheel_mb": 2.646, "share": 0.9152, "who": "ann"})}
+    assert report.fill("{size size.wheel_mb|.1f} MB", found) == "2.6 MB"
+    assert report.fill("{size share*100|.1f} % by {size who}", found) == "91.5 % by ann"
+    assert report.fill("{size size.none|.1f}", found) is None
+    assert report.fill("{none size.wheel_mb|.1f}", found) is None
+
+
+def test_a_row_without_an_own_figure_is_left_out_and_a_missing_peer_is_empty() -> None:
+    key = "pipeline.640x360.fps."
+    alone = {"pipeline": document("pipeline", **{f"{key}onnxruntime": 125.4})}
+    lines = report.table(alone).splitlines()
+    assert len(lines) == 3
+    assert "**125 frames/s** |  |" in lines[2]
+    alone["pipeline"]["figures"][f"{key}opencv"] = 40.2
+    assert "| 40 OpenCV |" in report.table(alone)
+
+
+def test_only_the_part_between_the_marks_is_renewed() -> None:
+    found = {"pipeline": document("pipeline", **{"pipeline.640x360.fps.onnxruntime": 100.0})}
+    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    new = report.renewed(text, found)
+    assert new.startswith(f"before\n{report.BEGIN}\n| |") and new.endswith(f"{report.END}\nafter\n")
+    assert "old" not in new and "100 frames/s" in new and "2 cores of X" in new
+    assert report.renewed(new, found) == new
+    with pytest.raises(ValueError, match="figures"):
+        report.renewed("no marks", found)
+
+
+def test_a_page_shows_every_figure_in_sections() -> None:
+    figures = {"size.wheel_mb": 2.6464, "size.model_mb.a": 12000.0, "size.model_mb.b": None}
+    text = report.page(document("size", **figures))
+    assert "| wheel_mb | 2.646 |" in text
+    assert "## model_mb" in text and "| a | 12,000 |" in text and "| b |  |" in text
+
+
+def test_a_report_is_written_from_documents_alone(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rate = {"pipeline.640x360.fps.onnxruntime": 100.0, "pipeline.640x360.stage_ms.detect": 4.0}
+    (tmp_path / "pipeline.json").write_text(json.dumps(document("pipeline", **rate)))
+    readme = tmp_path / "R.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    arguments = ["report", "--reports", str(tmp_path), "--readme", str(readme)]
+    assert runner.main(arguments) == 0
+    first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert {"README.md", "pipeline.md", "pipeline.svg", "stages.svg"} <= set(first)
+    assert "search.svg" not in first
+    assert runner.main(arguments) == 0
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == first
+
+
+def test_the_readme_says_what_the_reports_say() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.renewed(text, report.read(report.REPORTS)) == text, "run python -m bench report"
+
+
+def test_figures_must_be_numbers() -> None:
+    bad = {"a": float("nan"), "b": float("inf"), "c": None, "d": "text", "e": 1.0, "f": [1]}
+    assert runner.wrong(bad) == ["a", "b", "f"]
+
+
+def test_every_bench_is_found_and_an_unknown_one_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert {"pipeline", "size", "embed", "score", "accuracy"} <= set(runner.NAMES)
+    assert "report" not in runner.NAMES and "pipeline_clips" not in runner.NAMES
+    with pytest.raises(SystemExit) as stop:
+        runner.main(["pipeline", "size", "nope"][2:])
+    assert stop.value.code == 2
+    assert "no bench nope" in capsys.readouterr().err
+
+
+def test_a_failing_bench_makes_the_runner_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Toy:
+        """A bench."""
+
+        @staticmethod
+        def figures(args) -> dict:
+            return {"toy.x": float("nan") if args.quick else 1.5}
+
+    monkeypatch.setattr(runner.importlib, "import_module", lambda name: Toy)
+    assert runner.one("toy", ["--json", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "toy.json").read_text())
+    assert written["figures"] == {"toy.x": 1.5}
+    assert written["command"] == f"python -m bench toy --json {tmp_path.name}"
+    assert {"cpu", "cores", "python", "numpy"} <= set(written["machine"])
+    assert "toy.x  1.5" in capsys.readouterr().out
+    assert runner.one("toy", ["--quick"]) == 1
+    assert "no number for toy.x" in capsys.readouterr().err

@@ -1,0 +1,45 @@
+"""What an installation brings, and what works without the extras."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from edgeface.gallery import Gallery, mirror
+from edgeface.gallery.flat import Exact
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_few_dependencies_and_no_upper_bounds() -> None:
+    assert len(PROJECT["dependencies"]) <= 8
+    extras = PROJECT["optional-dependencies"].values()
+    everything = [*PROJECT["dependencies"], *(d for extra in extras for d in extra)]
+    assert [d for d in everything if "<" in d.split(";")[0] or "==" in d.split(";")[0]] == []
+
+
+def test_no_build_is_for_this_processor_alone() -> None:
+    sources = [ROOT / "CMakeLists.txt", *(ROOT / "native").glob("*.cmake"), ROOT / "pyproject.toml"]
+    for file in sources:
+        text = file.read_text(encoding="utf-8")
+        assert "march=native" not in text and "fast-math" not in text, file
+
+
+def test_without_hnswlib_large_galleries_are_searched_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setattr(mirror, "HAVE_GRAPH", False)
+    monkeypatch.setattr(mirror, "EXACT_LIMIT", 100)
+    rows = rng.standard_normal((300, 8)).astype(np.float32)
+    with Gallery.open(tmp_path / "x.gallery", model="m", size=8) as gallery:
+        for n in range(3):
+            gallery.enroll(f"p{n}", rows[100 * n : 100 * (n + 1)])
+        gallery.settle()
+        assert type(gallery._finder._index.searcher) is Exact
+        assert gallery.search(rows[250], 1)[0].name == "p2"
+    with Gallery.open(tmp_path / "x.gallery", model="m", size=8) as again:
+        assert again.search(rows[120], 1)[0].name == "p1"
