@@ -3,7 +3,7 @@ measured into their cards, and write the table as Markdown, JSON and a picture.
 
 Runs `bench accuracy --peers` and `bench embed` with one and with two threads, each in a process of
 its own (about five minutes), or takes their documents from `--from FOLDER` (accuracy.json,
-embed1.json, embed2.json), where it also leaves them. Nothing in the table is typed by hand.
+embed.json, embed-2-threads.json), where it also leaves them. Nothing in the table is typed by hand.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.accuracy import keyed
 from edgeface.models import WEIGHTS
 
 REPORTS = Path(__file__).parents[1] / "bench" / "reports"
@@ -45,8 +46,8 @@ def documents(folder: Path, shared: Path | None, *, run: bool) -> dict[str, Figu
     """The figures of the three benches, measured now or read from `folder`."""
     runs = {
         "accuracy": ["accuracy", "--peers"],
-        "embed1": ["embed", "--threads", "1"],
-        "embed2": ["embed", "--threads", "2"],
+        "embed": ["embed", "--threads", "1"],
+        "embed-2-threads": ["embed", "--threads", "2"],
     }
     folder.mkdir(parents=True, exist_ok=True)
     where = ["--shared", str(shared)] if shared else []
@@ -72,8 +73,8 @@ def sizes(key: str, runtime: str, figures: Figures, shared: Path) -> float | Non
 
 def rows(found: dict[str, Figures], shared: Path) -> list[Figures]:
     """One row per model and runtime it was timed in."""
-    accuracy, one = found["accuracy"]["figures"], found["embed1"]["figures"]
-    two, table = found["embed2"]["figures"], []
+    accuracy, one = found["accuracy"]["figures"], found["embed"]["figures"]
+    two, table = found["embed-2-threads"]["figures"], []
     for key, backbone in MODELS.items():
         front, _, precision = key.rpartition(".")
         front = f"{front}." if front else ""
@@ -83,12 +84,10 @@ def rows(found: dict[str, Figures], shared: Path) -> list[Figures]:
                 continue
             values: list[Any] = [backbone, precision, runtime, sizes(key, runtime, one, shared)]
             values += [f.get(f"{speed}.b{b}.fps") for f in (one, two) for b in (1, 32)]
-            values += [accuracy.get(f"{front}{k}.{precision}") for k in ("lfw", "tar_at_far1e-3")]
-            values += [
-                accuracy.get(f"{front}{data}.{precision}.{k}")
-                for data in ("lfw311", "test105")
-                for k in ("nmi", "ari", "pairwise_f")
-            ]
+            names = keyed("", key, dict.fromkeys(("lfw", "tar_at_far1e-3"), 0.0))
+            for data in ("lfw311", "test105"):
+                names |= keyed(data, key, dict.fromkeys(("nmi", "ari", "pairwise_f"), 0.0))
+            values += [accuracy.get(name) for name in names]
             table.append(dict(zip(COLUMNS, values, strict=True)))
     return table
 
@@ -103,11 +102,11 @@ def _cell(column: str, value: Any) -> str:
 
 
 def markdown(table: list[Figures], found: dict[str, Figures]) -> str:
-    machine = found["embed1"]["machine"]
+    machine = found["embed"]["machine"]
     lines = [
         "# Embedders: size, speed, accuracy",
         "",
-        f"`python -m export report`, commit {found['embed1']['commit']}, {machine['cpu']}, "
+        f"`python -m export report`, commit {found['embed']['commit']}, {machine['cpu']}, "
         f"{machine['cores']} cores, onnxruntime {machine.get('onnxruntime')}, openvino "
         f"{machine.get('openvino')}. One thread: process CPU time on one core; two: wall time. "
         "Accuracy of ours by the runtime that `auto` chooses, the original's by OpenVINO.",
@@ -188,7 +187,10 @@ def main(argv: list[str]) -> int:
     folder = args.folder or args.out
     found = documents(folder, args.shared, run=args.folder is None)
     table = rows(found, args.shared)
-    (args.out / "models.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    document = {k: found["embed"][k] for k in ("machine", "commit")}
+    document = {"bench": "models", **document, "figures": {}, "table": table}
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    (args.out / "models.json").write_text(text + "\n")
     (args.out / "models.md").write_text(markdown(table, found))
     picture(table, args.out / "models.png")
     for name in into_cards(found["accuracy"]["figures"]):
