@@ -1,11 +1,12 @@
 """How well the shipped embedders tell people apart: LFW View 2 (10 folds, each fold's threshold
-from the other nine) and the true accept rate at 3 false accepts in the 3,000 impostor pairs; for
-every embedder card in edgeface/weights and, with --peers, the original project's models."""
+from the other nine) and the true accept rate at 3 false accepts in the 3,000 impostor pairs; how
+their embeddings cluster (`edgeface.cluster`) on LFW's 311 people with six pictures or more and on
+the 46 people of the 105-person set's test half; how INT8 agrees with float. For every shipped
+embedder and, with --peers, the original project's models. --quick: two folds, no clustering."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,27 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.metrics import equal_error_rate, tar_at_far, verification_accuracy
+from edgeface.cluster import cluster
+from edgeface.embed import Embedder
+from edgeface.metrics import (
+    adjusted_rand_index,
+    equal_error_rate,
+    fowlkes_mallows,
+    normalized_mutual_information,
+    pairwise,
+    tar_at_far,
+    verification_accuracy,
+)
+from edgeface.models import cards
+from edgeface.runtime import Runtime
 
 Floats = NDArray[np.float32]
 Embed = Callable[[NDArray[np.uint8]], Floats]
-WEIGHTS = Path(__file__).parents[1] / "edgeface" / "weights"
+PEERS = {
+    "fp32": "optim.onnx",
+    "fp16": "openvino_fp16/optim.xml",
+    "int8": "openvino_ptq/quantized_model.xml",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--peers", action="store_true", help="the original project's models too")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runtime", default="auto", help="for the shipped models")
 
 
 def open_embedder(path: Path, *, threads: int = 2, batch: int = 32) -> Embed:
@@ -105,42 +123,90 @@ def verify(
     }
 
 
-def models(args: argparse.Namespace) -> dict[str, Path]:
-    """Key suffix → file of every model asked for."""
-    found: dict[str, Path] = {}
-    for card in sorted(WEIGHTS.glob("*.json")):
-        about = json.loads(card.read_text())
-        if about.get("task") == "embedding":
-            found[card.stem] = card.with_name(about["file"])
+def folder_faces(root: Path, *, least: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pictures and person of every folder under `root` with `least` pictures or more."""
+    people = [sorted(d.glob("*.webp")) for d in sorted(root.iterdir()) if d.is_dir()]
+    people = [files for files in people if len(files) >= least]
+    images = np.stack([cv2.imread(str(f)) for files in people for f in files])
+    return images, np.repeat(np.arange(len(people)), [len(files) for files in people])
+
+
+def grouped(embeddings: Floats, person: NDArray[np.int64]) -> dict[str, float]:
+    """What `edgeface.cluster` makes of the embeddings: NMI, ARI, pairwise F, Fowlkes-Mallows (which
+    the original's tables call pairwise F)."""
+    labels = cluster(embeddings).labels
+    return {
+        "nmi": normalized_mutual_information(person, labels),
+        "ari": adjusted_rand_index(person, labels),
+        "pairwise_f": pairwise(person, labels).f,
+        "fowlkes_mallows": fowlkes_mallows(person, labels),
+    }
+
+
+def shipped(runtime: Runtime, threads: int) -> dict[str, Embed]:
+    """Every shipped embedder by report key: `fp32` and `int8` of the main network, `edge.fp32` and
+    `edge.int8`, any other by its name."""
+    known = {
+        "mobilefacenet": "fp32",
+        "mobilefacenet-int8": "int8",
+        "mobilefacenet-edge": "edge.fp32",
+        "mobilefacenet-edge-int8": "edge.int8",
+    }
+    return {
+        known.get(c.name, c.name): Embedder.load(c.path, runtime=runtime, threads=threads)
+        for c in cards()
+        if c.task == "embedding"
+    }
+
+
+def models(args: argparse.Namespace) -> dict[str, Embed]:
+    """Report key → embedder of every model asked for."""
+    found: dict[str, Embed] = {}
     if args.model:
-        found = {p.stem: p for p in args.model}
+        for path in args.model:
+            found[path.stem] = open_embedder(path, threads=args.threads)
+    else:
+        found = shipped(args.runtime, args.threads)
     if args.peers:
         peers = args.shared / "models" / "peers" / "original_mobilefacenet"
-        found["original.fp32"] = peers / "optim.onnx"
-        found["original.fp16"] = peers / "openvino_fp16" / "optim.xml"
-        found["original.int8"] = peers / "openvino_ptq" / "quantized_model.xml"
+        for key, file in PEERS.items():
+            found[f"original.{key}"] = open_embedder(peers / file, threads=args.threads)
     return found
 
 
-# Report keys of the main embedder's precisions; every other model reports under its own name.
-PRIMARY = {"mobilefacenet": "fp32", "mobilefacenet-int8": "int8"}
+def keyed(prefix: str, model: str, values: dict[str, float]) -> dict[str, float]:
+    """`lfw.int8`, `edge.lfw.int8`, `original.lfw.int8`, `lfw311.int8.nmi`: the model's variant goes
+    to the front, its precision behind the figure or, for a data set, before it."""
+    front, _, precision = model.rpartition(".")
+    front = f"{front}." if front else ""
+    if prefix:
+        return {f"{front}{prefix}.{precision}.{k}": v for k, v in values.items()}
+    return {f"{front}{k}.{precision}": v for k, v in values.items()}
 
 
 def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
-    images, index, same, fold = read_lfw(
-        args.shared / "data" / "lfw", folds=2 if args.quick else 10
-    )
+    data, found = args.shared / "data", models(args)
+    images, index, same, fold = read_lfw(data / "lfw", folds=2 if args.quick else 10)
     out: dict[str, float | str | None] = {"lfw.pairs": float(len(same))}
-    for name, path in models(args).items():
-        print(f"accuracy: {name}", file=sys.stderr, flush=True)
-        embeddings = open_embedder(path, threads=args.threads)(images)
-        values = verify(embeddings, index, same, fold)
-        if name in PRIMARY and not args.model:
-            key = PRIMARY[name]
-            out |= {f"{figure}.{key}": value for figure, value in values.items()}
-        elif name.startswith("mobilefacenet-edge"):
-            key = "int8" if name.endswith("int8") else "fp32"
-            out |= {f"edge.{figure}.{key}": value for figure, value in values.items()}
-        else:
-            out |= {f"{name}.{figure}": value for figure, value in values.items()}
+    seen: dict[str, Floats] = {}
+    for name, embed in found.items():
+        print(f"accuracy: {name}, LFW", file=sys.stderr, flush=True)
+        seen[name] = embed(images)
+        out |= keyed("", name, verify(seen[name], index, same, fold))
+    for name, embeddings in seen.items():
+        front, _, precision = name.rpartition(".")
+        whole = f"{front}.fp32" if front else "fp32"
+        if precision == "int8" and whole in seen:
+            cosine = (embeddings * seen[whole]).sum(1)
+            values = {"mean": float(cosine.mean()), "min": float(cosine.min())}
+            out |= keyed("cosine", name, values)
+    if args.quick:
+        return out
+    sets = {"lfw311": (data / "lfw" / "aligned112", 6), "test105": (data / "pins" / "test", 1)}
+    for key, (root, least) in sets.items():
+        images, person = folder_faces(root, least=least)
+        out[f"{key}.images"], out[f"{key}.people"] = float(len(images)), float(person[-1] + 1)
+        for name, embed in found.items():
+            print(f"accuracy: {name}, {key}", file=sys.stderr, flush=True)
+            out |= keyed(key, name, grouped(embed(images), person))
     return out

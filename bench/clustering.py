@@ -4,19 +4,23 @@ features, by cluster size, with unrecognisable crops mixed in, added later, and 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
-import resource
+import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise as successive
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+import edgeface
 from bench.clustering_methods import COSINES, METHODS, Faces, agglomerative
-from edgeface.cluster import Clusters, cluster, graph
+from edgeface.align import TEMPLATE
+from edgeface.cluster import MIN_QUALITY, Clusters, cluster, graph
 from edgeface.cluster.neighbours import neighbours
 from edgeface.cluster.update import Pile
 from edgeface.metrics.clustering import (
@@ -28,10 +32,20 @@ from edgeface.metrics.clustering import (
     pairwise,
     singleton_rate,
 )
-from export.identities import TEACHER, Labelled, Source, training_sets
+from edgeface.quality import rate
+from edgeface.types import Face
+from export.identities import FOLDERS, TEACHER, Labelled, Source, training_sets
 
 Figures = dict[str, float | str | None]
 MAIN = ("bcubed_f", "pairwise_f", "nmi", "ari")
+# What the original project published for its model at its best precision, on its own crops.
+PUBLISHED: Figures = {
+    "clustering.published.test105.nmi": 0.917,
+    "clustering.published.test105.ari": 0.867,
+    "clustering.published.lfw311.nmi": 0.967,
+    "clustering.published.lfw311.ari": 0.955,
+}
+WEIGHTS = Path(edgeface.__file__).parent / "weights"
 PEERS = {
     "original": "models/peers/original_mobilefacenet/optim.onnx",
     TEACHER: f"models/teachers/{TEACHER}.onnx",
@@ -51,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", action="append", choices=("quality", "robust", "scale"))
     parser.add_argument("--method", action="append", help="compare with these methods only")
     parser.add_argument("--sizes", default="10000,100000", help="faces of the scale runs")
+    parser.add_argument(
+        "--parts",
+        default="ours,infomap,faiss,exact,cells,hnsw",
+        help="what runs at scale, in this order; infomap divides the links that ours left",
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="REPORT", help="start from the figures of this report"
+    )
 
 
 def source(name: str, shared: Path, cache: Path) -> Source:
@@ -67,7 +89,9 @@ def source(name: str, shared: Path, cache: Path) -> Source:
 
         return Embedder.load(name)
 
-    return Source(name, shared, cache, open_embed)
+    shipped = WEIGHTS / f"{name}.onnx"
+    stamp = hashlib.sha256(shipped.read_bytes()).hexdigest()[:8] if shipped.exists() else ""
+    return Source(name, shared, cache, open_embed, "" if path else stamp)
 
 
 def tests(features: Source) -> dict[str, Labelled]:
@@ -83,7 +107,11 @@ def tests(features: Source) -> dict[str, Labelled]:
 
 def figures(args: argparse.Namespace) -> Figures:
     only = args.only or ["quality", "robust", "scale"]
-    found: Figures = {"clustering.graph_path": graph.path()}
+    found: Figures = {}
+    if args.keep and args.keep.exists():
+        found |= json.loads(args.keep.read_text())["figures"]
+    found["clustering.graph_path"] = graph.path()
+    found |= PUBLISHED
     for name in args.features or ["mobilefacenet", "original"]:
         features = source(name, args.shared, args.cache)
         if "quality" in only:
@@ -92,10 +120,14 @@ def figures(args: argparse.Namespace) -> Figures:
         if "robust" in only:
             found |= robustness(features, args)
     if "scale" in only:
-        from bench.clustering_scale import scale
+        from bench.clustering_scale import scale, tail
 
+        people = [p for p in (args.shared / FOLDERS["lfw"]).glob("*") if p.is_dir()]
+        if people:
+            sizes = np.array([sum(1 for _ in p.iterdir()) for p in people])
+            found["clustering.scale.lfw_tail_shape"] = tail(sizes)[0]
         for n in [2000] if args.quick else [int(v) for v in args.sizes.split(",")]:
-            found |= scale(n)
+            found |= scale(n, args.parts.split(","))
     return found
 
 
@@ -184,17 +216,16 @@ def robustness(features: Source, args: argparse.Namespace) -> Figures:
     whole = cluster(faces.embeddings)
     prefix = f"{features.name}"
     found: Figures = {}
-    junk = unrecognisable(features, len(truth) // 20)
-    mixed = cluster(np.concatenate([faces.embeddings, junk]))
-    rated = cluster(
-        np.concatenate([faces.embeddings, junk]),
-        quality=np.concatenate([np.ones(len(truth)), np.zeros(len(junk))]),
-    )
+    junk, junk_quality = unrecognisable(features, len(truth) // 20)
+    together = np.concatenate([faces.embeddings, junk])
+    mixed = cluster(together)
+    gated = cluster(together, quality=np.concatenate([real_quality(features, args), junk_quality]))
     clean = pairwise(truth, whole.labels).f
-    for name, clusters in (("unrated", mixed), ("rated", rated)):
+    for name, clusters in (("unrated", mixed), ("rated", gated)):
         lost = clean - pairwise(truth, clusters.labels[: len(truth)]).f
         found[f"clustering.junk.{prefix}.{name}.pairwise_f_lost"] = lost
         found[f"clustering.junk.{prefix}.{name}.leaked"] = leaked(clusters, len(truth))
+    found[f"clustering.junk.{prefix}.gated"] = float((junk_quality < MIN_QUALITY).mean())
 
     order = np.random.default_rng(0).permutation(len(truth))
     again = cluster(faces.embeddings[order])
@@ -202,6 +233,9 @@ def robustness(features: Source, args: argparse.Namespace) -> Figures:
     found |= added_later(
         prefix, faces.embeddings[order], truth[order], bcubed(truth, whole.labels).f
     )
+    if features.name == "mobilefacenet":
+        change = f"clustering.incremental.{prefix}.bcubed_f_change"
+        found["clustering.incremental.bcubed_f_change"] = found[change]
     return found
 
 
@@ -211,33 +245,55 @@ def leaked(clusters: Clusters, faces: int) -> float:
     return len(real & set(clusters.labels[faces:].tolist())) / max(len(real), 1)
 
 
-def unrecognisable(features: Source, count: int) -> NDArray[np.float32]:
-    """Embeddings of LFW crops reduced to 5 x 5 pixels, by thirds with noise, or blurred away."""
+def unrecognisable(features: Source, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings of LFW crops reduced to 5 x 5 pixels, by thirds with noise, or blurred away, and
+    what `edgeface.quality` gives such crops."""
+    kept = features.kept(f"unrecognisable-{count}").with_suffix(".npz")
+    if not kept.exists():
+        crops = list(spoiled(features.shared, count))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        rows = features.open_embed()(np.stack(crops))
+        np.savez(kept, rows=rows, quality=np.array([trust(c) for c in crops], np.float32))
+    with np.load(kept) as raw:
+        rows, quality = raw["rows"], raw["quality"]
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True), quality
+
+
+def spoiled(shared: Path, count: int) -> Iterator[NDArray[np.uint8]]:
     import cv2
 
-    kept = features.cache / f"unrecognisable.{features.name}.{count}.npy"
+    rng = np.random.default_rng(1)
+    files = sorted((shared / FOLDERS["lfw"]).rglob("*.webp"))
+    for i in rng.permutation(len(files))[:count]:
+        crop = cv2.imread(str(files[i]))
+        if i % 3 == 2:
+            crop = cv2.GaussianBlur(crop, (0, 0), 18)
+        else:
+            crop = cv2.resize(cv2.resize(crop, (5, 5), interpolation=cv2.INTER_AREA), (112, 112))
+        if i % 3 == 1:
+            crop = np.clip(crop + rng.normal(0, 25, crop.shape), 0, 255).astype(np.uint8)
+        yield crop
+
+
+def real_quality(features: Source, args: argparse.Namespace) -> NDArray[np.float32]:
+    """What `edgeface.quality` gives the crops of LFW, in the order of its embeddings."""
+    import cv2
+
+    kept = features.cache / "quality.lfw.npy"
     if not kept.exists():
-        rng = np.random.default_rng(1)
-        root = features.shared / "data/lfw/aligned112"
-        files = sorted(root.rglob("*.webp"))
-        crops = []
-        for i in rng.permutation(len(files))[:count]:
-            crop = cv2.imread(str(files[i]))
-            if i % 3 == 2:
-                crop = cv2.GaussianBlur(crop, (0, 0), 18)
-            else:
-                crop = cv2.resize(
-                    cv2.resize(crop, (5, 5), interpolation=cv2.INTER_AREA), (112, 112)
-                )
-            if i % 3 == 1:
-                noise = rng.normal(0, 25, crop.shape)
-                crop = np.clip(crop + noise, 0, 255).astype(np.uint8)
-            crops.append(crop)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.save(kept, features.open_embed()(np.stack(crops)))
-    rows = np.load(kept)
-    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return unit
+        root = features.shared / FOLDERS["lfw"]
+        files = sorted(p for p in root.rglob("*") if p.suffix in {".webp", ".png", ".jpg"})
+        np.save(kept, np.array([trust(cv2.imread(str(f))) for f in files], np.float32))
+    quality: NDArray[np.float32] = np.load(kept)
+    return (
+        quality[np.flatnonzero(features.folder("lfw").labels % 8 == 0)] if args.quick else quality
+    )
+
+
+def trust(crop: NDArray[np.uint8]) -> float:
+    """The quality of an aligned crop whose size and pose are as good as they can be."""
+    face = Face(np.array([0, 0, 112, 112], np.float32), TEMPLATE, 1.0)
+    return rate(face, crop, (112, 112))
 
 
 def added_later(
@@ -263,8 +319,3 @@ def added_later(
         f"clustering.incremental.{prefix}.ms_per_face_in_batches": in_batches / added * 1e3,
         f"clustering.incremental.{prefix}.ms_per_face_one_by_one": one_by_one / single * 1e3,
     }
-
-
-def peak_gib() -> float:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

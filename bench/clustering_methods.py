@@ -204,7 +204,7 @@ METHODS: dict[str, tuple[Method, list[float]]] = {
     "ndde_tpdi": (hard_clusters, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]),
     "early_stop": (early_stop, [0.15, 0.22, 0.3, 0.4, 0.5]),
     "dbscan": (dbscan, COSINES),
-    "chinese_whispers": (chinese_whispers, COSINES),
+    "chinese_whispers": (chinese_whispers, COSINES[2::2]),
     "finch": (finch, [1, 2, 3]),
     "k_means": (k_means, [0]),
     "hdbscan": (hdbscan, [1, 3]),

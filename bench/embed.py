@@ -1,15 +1,17 @@
 """Size and speed of the shipped embedders beside the original project's, in one interleaved run.
 
 Every configuration runs in turn, many short rounds; the figure is the median over the rounds of
-process CPU seconds (one thread) or wall seconds (`--threads` > 1) per picture, so that a loaded
-machine slows every configuration alike. `ratio_to_original` compares equal runtime and precision:
-INT8 with the original's INT8, FP32 with its FP32.
+process CPU seconds (one thread, pinned to one core) or wall seconds (`--threads` > 1) per picture,
+so that a loaded machine slows every configuration alike. `ratio_to_original` compares equal runtime
+and precision: INT8 with the original's INT8, FP32 with its FP32. A batch of 32 is one batch in
+OpenVINO; in ONNX Runtime it is what `Embedder` makes of 32 faces there, a few at a time, which its
+caches prefer (the original's ONNX file takes one at a time).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-WEIGHTS = Path(__file__).parents[1] / "edgeface" / "weights"
+from edgeface.embed import batches_for
+from edgeface.models import cards
+
 Run = Callable[[], object]
 
 
@@ -52,10 +56,10 @@ def by_onnxruntime(path: Path, batch: int, threads: int) -> Run:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     first = session.get_inputs()[0]
-    fixed = first.shape[0] if isinstance(first.shape[0], int) else batch
-    x = np.full((fixed, 3, 112, 112), 100.0, np.float32)
-    # The original's file is locked to batch 1: a batch is that many calls.
-    return lambda: [session.run(None, {first.name: x}) for _ in range(batch // fixed)]
+    own = next(b for b in batches_for("onnxruntime") if b <= batch)
+    at_once = first.shape[0] if isinstance(first.shape[0], int) else own
+    x = np.full((at_once, 3, 112, 112), 100.0, np.float32)
+    return lambda: [session.run(None, {first.name: x}) for _ in range(batch // at_once)]
 
 
 def size_mb(path: Path) -> float:
@@ -64,19 +68,25 @@ def size_mb(path: Path) -> float:
     return sum(p.stat().st_size for p in both) / 1e6
 
 
-def shipped() -> dict[str, Path]:
-    """`fp32` and `int8` of the main embedder, `edge.fp32` and `edge.int8`, as far as shipped."""
-    found = {}
-    for key, stem in (
-        ("fp32", "mobilefacenet"),
-        ("int8", "mobilefacenet-int8"),
-        ("edge.fp32", "mobilefacenet-edge"),
-        ("edge.int8", "mobilefacenet-edge-int8"),
-    ):
-        card = WEIGHTS / f"{stem}.json"
-        if card.exists():
-            found[key] = card.with_name(json.loads(card.read_text())["file"])
-    return found
+def shipped(runtime: str) -> dict[str, Path]:
+    """`fp32` and `int8` of the main embedder, `edge.fp32` and `edge.int8`, as far as shipped: the
+    file of each that a runtime loads."""
+    known = {
+        "mobilefacenet": "fp32",
+        "mobilefacenet-int8": "int8",
+        "mobilefacenet-edge": "edge.fp32",
+        "mobilefacenet-edge-int8": "edge.int8",
+    }
+    return {known[c.name]: c.file_for(runtime) for c in cards() if c.name in known}
+
+
+def original(shared: Path) -> dict[str, Path]:
+    peers = shared / "models" / "peers" / "original_mobilefacenet"
+    return {
+        "fp32": peers / "optim.onnx",
+        "fp16": peers / "openvino_fp16" / "optim.xml",
+        "int8": peers / "openvino_ptq" / "quantized_model.xml",
+    }
 
 
 def measure(
@@ -94,40 +104,48 @@ def measure(
     return {name: float(np.median(t)) for name, t in times.items()}
 
 
-def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
-    rounds = 5 if args.quick else args.rounds
-    clock = time.process_time if args.threads == 1 else time.perf_counter
-    ours = shipped()
-    peers = args.shared / "models" / "peers" / "original_mobilefacenet"
-    original = {
-        "fp32": peers / "optim.onnx",
-        "int8": peers / "openvino_ptq" / "quantized_model.xml",
-    }
-    out: dict[str, float | str | None] = {
-        "clock": "process CPU" if args.threads == 1 else "wall",
-        "threads": float(args.threads),
-    }
-    for key, path in ours.items():
-        prefix, precision = key.rpartition(".")[::2]
-        name = "fp16" if precision == "fp32" else precision  # float files store float16 weights
-        out[f"{prefix + '.' if prefix else ''}size_mb.{name}"] = size_mb(path)
-    for batch in args.batches:
+def named(key: str, figure: str) -> str:
+    """`edge.int8` and `speed.openvino` to `edge.speed.openvino.int8`."""
+    front, _, precision = key.rpartition(".")
+    return f"{front + '.' if front else ''}{figure}.{precision}"
+
+
+def speeds(
+    shared: Path, *, batches: list[int], threads: int, rounds: int
+) -> dict[str, float | str | None]:
+    """Pictures per second of every file in both runtimes and the ratio to the original's."""
+    if threads == 1 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    clock = time.process_time if threads == 1 else time.perf_counter
+    out: dict[str, float | str | None] = {}
+    for batch in batches:
         for runtime, make in (("openvino", by_openvino), ("onnxruntime", by_onnxruntime)):
+            files = {f"original.{k}": p for k, p in original(shared).items()} | shipped(runtime)
             runs = {
-                f"original.{k}": make(p, batch, args.threads)
-                for k, p in original.items()
-                if runtime == "openvino" or p.suffix == ".onnx"
+                key: make(path, batch, threads)
+                for key, path in files.items()
+                if runtime == "openvino" or path.suffix == ".onnx"
             }
-            runs |= {k: make(p, batch, args.threads) for k, p in ours.items()}
             print(f"embed: {runtime} batch {batch}", file=sys.stderr, flush=True)
             seconds = measure(runs, batch, rounds, clock)
             for key, value in seconds.items():
-                if key.startswith("original."):
-                    out[f"original.speed.{runtime}.{key[9:]}.b{batch}.fps"] = 1 / value
-                    continue
-                prefix, precision = key.rpartition(".")[::2]
-                stem = f"{prefix + '.' if prefix else ''}speed.{runtime}.{precision}.b{batch}"
+                stem = f"{named(key, f'speed.{runtime}')}.b{batch}"
                 out[f"{stem}.fps"] = 1 / value
-                peer = seconds.get(f"original.{precision}")
-                out[f"{stem}.ratio_to_original"] = peer / value if peer else None
+                peer = seconds.get(f"original.{key.rpartition('.')[2]}")
+                if peer and not key.startswith("original."):
+                    out[f"{stem}.ratio_to_original"] = peer / value
     return out
+
+
+def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
+    out: dict[str, float | str | None] = {
+        "clock": "process CPU, one core" if args.threads == 1 else "wall",
+        "threads": float(args.threads),
+    }
+    for runtime in ("onnxruntime", "openvino"):
+        for key, path in shipped(runtime).items():
+            # Float files store float16 weights.
+            name = named(key.replace("fp32", "fp16"), "size_mb")
+            out[name if runtime == "onnxruntime" else f"{name}.{runtime}"] = size_mb(path)
+    rounds = 5 if args.quick else args.rounds
+    return out | speeds(args.shared, batches=args.batches, threads=args.threads, rounds=rounds)

@@ -222,7 +222,11 @@ def load(folder: Path, processes: int, threads: int, seconds: float) -> dict[str
         )
         for n in range(processes)
     ]  # fmt: skip
-    reports = [json.loads(worker.communicate()[0].splitlines()[-1]) for worker in workers]
+    # Wait for all before reading any: the folder has to outlive the last of them.
+    said = [worker.communicate()[0].splitlines() for worker in workers]
+    if broken := [w.returncode for w in workers if w.returncode]:
+        raise AssertionError(f"{len(broken)} of {processes} processes broke off: see above")
+    reports = [json.loads(lines[-1]) for lines in said]
     book = Book({name: seeds for r in reports for name, seeds in r["people"].items()})
     waits = np.array([t for r in reports for t in r["search_ms"]])
     return {

@@ -123,3 +123,22 @@ class OverlayWriter:
             self._part.replace(self._path)
         else:
             self._part.unlink(missing_ok=True)
+
+
+def save(path: str | Path, image: Image) -> None:
+    """Write a picture; the suffix says how.
+
+    Raises:
+        SourceError: it cannot be written there, or not in that format.
+    """
+    path = Path(path)
+    try:
+        done, data = cv2.imencode(path.suffix or ".png", image)
+    except cv2.error:
+        done = False
+    if not done:
+        raise SourceError(f"{path} has no suffix of a picture; use .png or .jpg")
+    try:
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise SourceError(f"{path} cannot be written: {error.strerror}") from error

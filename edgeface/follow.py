@@ -12,13 +12,14 @@ from typing import Protocol
 import numpy as np
 
 from edgeface import images
-from edgeface.aggregate import Aggregator, Evidence, Policy
+from edgeface.aggregate import Aggregator, Evidence, Learned, Policy
 from edgeface.align import align
 from edgeface.decide import Confirmation, Rules, decide_together
 from edgeface.gallery import Gallery, Growth
 from edgeface.models import ModelCard
 from edgeface.quality import rate
 from edgeface.submodels import SubmodelBank
+from edgeface.trace import Look, Trace
 from edgeface.track import SceneCut, State, Track, Tracker, TrackerOptions
 from edgeface.types import (
     Array,
@@ -101,7 +102,7 @@ class Follower:
     """Follows one source. Not thread-safe; make another one for another source.
 
     With `growth`, the gallery learns: strangers become numbered people, known people gain samples
-    under the rules of `Growth`.
+    under the rules of `Growth`. `aggregator` makes one template of a track's faces.
     """
 
     def __init__(
@@ -116,15 +117,17 @@ class Follower:
         tracking: TrackerOptions,
         growth: Growth | None = None,
         bank: SubmodelBank | None = None,
+        aggregator: Aggregator | None = None,
     ) -> None:
         self._detect, self._embedder, self._gallery = detector, embedder, gallery
         self._threshold, self._rules, self._policy = threshold, rules, policy
-        self._aggregator = Aggregator(embedder.size)
+        self.aggregator = aggregator or Aggregator(embedder.size, Learned.beside(embedder.card))
         self._tracker = Tracker(tracking)
         self._cut = SceneCut()
         self._growth, self._bank = growth, bank
         self._dossiers: dict[int, _Dossier] = {}
         self.sightings: list[Sighting] = []
+        self.trace: Trace | None = None  # kept while somebody wants to see it afterwards
 
     def step(self, frame: Frame) -> list[Event]:
         """Process one frame of a loop the caller owns; times must not decrease."""
@@ -167,6 +170,8 @@ class Follower:
                 added = dossier.evidence.add(row, rated[i], time)
             if added:
                 template = dossier.evidence.template()
+                if self.trace is not None:
+                    self.trace.note(track.id, Look(time, row, rated[i], template.embedding))
                 if rated[i] >= RECOGNISABLE:
                     self._tracker.remember(track.id, template.embedding)
                 dossier.matches = self._gallery.search(template.embedding)
@@ -209,7 +214,7 @@ class Follower:
         if track not in self._dossiers:
             nothing = float("nan")
             self._dossiers[track] = _Dossier(
-                Evidence(self._aggregator, self._policy),
+                Evidence(self.aggregator, self._policy),
                 Confirmation(self._rules),
                 Decision(Status.LOW_QUALITY, None, None, nothing, nothing, self._threshold),
                 [],

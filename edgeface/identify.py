@@ -22,9 +22,11 @@ from edgeface.embed import DEFAULT, Embedder
 from edgeface.errors import ImageError
 from edgeface.follow import FaceDetector, FaceEmbedder, Follower, ask_bank, complete
 from edgeface.gallery import Gallery, Growth, Person
+from edgeface.plot import Curve
 from edgeface.quality import rate
 from edgeface.runtime import Runtime
 from edgeface.submodels import SubmodelBank
+from edgeface.trace import Trace
 from edgeface.track import TrackerOptions
 from edgeface.types import Event, Face, Frame, Image, Sighting, Threshold
 
@@ -306,6 +308,7 @@ class Identifier:
         every: int = 1,
         live: video.LiveOptions | None = None,
         on_frame: Callable[[Frame, list[Sighting]], None] | None = None,
+        trace: Trace | None = None,
     ) -> Iterator[Event]:
         """Iterate the events of a source until it ends.
 
@@ -314,8 +317,10 @@ class Identifier:
             every: process each n-th frame only.
             live: how live sources are watched.
             on_frame: called after each processed frame with the frame and its sightings.
+            trace: gathers what every track was made of, see `explain`.
         """
         self.reset()
+        self._following().trace = trace
         frame = None
         for frame in video.frames(source, live=live):
             if frame.index % every == 0:
@@ -324,6 +329,12 @@ class Identifier:
                     on_frame(frame, self.sightings)
         if frame is not None:
             yield from self.finish(frame)
+
+    def explain(self, trace: Trace) -> list[Curve]:
+        """Per track, how similar its faces and its template were to the person it resembles most;
+        `edgeface.plot.plot` draws it."""
+        aggregator = self._following().aggregator
+        return trace.curves(self.gallery, aggregator, self.threshold.value)
 
     def _described(self, image: Image, faces: Sequence[Face]) -> list[Face]:
         crops = align(image, faces)

@@ -1,7 +1,8 @@
 """Model cards: what a model file is, what it wants, how good it is, and under which terms.
 
 A card is a JSON file beside the model with the same stem. Models are found by name among the
-shipped weights and in `$EDGEFACE_HOME/models`, or by the path of the model or its card.
+shipped weights and in `$EDGEFACE_HOME/models`, or by the path of the model or its card. A card may
+name further files of the same model, each for the one runtime that is faster with it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ SUFFIXES = (".onnx", ".xml")
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """One model: its `path`, `task`, sha256 `digest`, embedding `size` (0 for detectors), default
-    `threshold`, and everything else the card says in `raw`."""
+    `threshold`, files for one runtime only in `variants` (runtime → path), and everything else the
+    card says in `raw`."""
 
     name: str
     task: str
@@ -34,6 +36,11 @@ class ModelCard:
     size: int
     threshold: Threshold
     raw: dict[str, Any] = field(repr=False, hash=False)
+    variants: dict[str, Path] = field(default_factory=dict, repr=False, hash=False)
+
+    def file_for(self, runtime: str) -> Path:
+        """The file a runtime should load: its variant, or the one for all."""
+        return self.variants.get(runtime, self.path)
 
 
 def folders() -> list[Path]:
@@ -67,11 +74,12 @@ def read_card(file: Path) -> ModelCard:
             digest=str(raw["sha256"]),
             size=int(raw.get("embedding_size", 0)),
             threshold=Threshold(float(raw["threshold"]["value"]), "card"),
+            variants={k: file.parent / str(v["file"]) for k, v in raw.get("variants", {}).items()},
             raw=raw,
         )
     except OSError as error:
         raise ModelError(f"card {file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"card {file} is not a model card: {error!r}; reinstall it") from error
 
 
@@ -89,14 +97,22 @@ def load_card(name_or_path: str | Path, task: Task, *, verify: bool = True) -> M
     card = read_card(_find(name_or_path))
     if card.task != task:
         raise ModelError(f"model {card.name} is for {card.task}; a model for {task} is needed here")
-    if not card.path.is_file():
-        raise ModelError(f"model file {card.path} of card {card.name} is missing; reinstall it")
-    if verify and (actual := digest(card.path)) != card.digest:
+    _check(card, card.path, card.digest, verify)
+    for runtime, path in card.variants.items():
+        _check(card, path, str(card.raw["variants"][runtime]["sha256"]), verify)
+    return card
+
+
+def _check(card: ModelCard, path: Path, expected: str, verify: bool) -> None:
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"model file {file} of card {card.name} is missing; reinstall it")
+    if verify and (actual := digest(path)) != expected:
         raise ModelError(
-            f"{card.path} has sha256 {actual[:12]}…, its card says {card.digest[:12]}…: "
+            f"{path} has sha256 {actual[:12]}…, its card says {expected[:12]}…: "
             "the file is damaged or was replaced; reinstall it"
         )
-    return card
 
 
 def digest(path: Path) -> str:

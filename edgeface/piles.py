@@ -13,8 +13,16 @@ import numpy as np
 
 from edgeface import images
 from edgeface.align import align
-from edgeface.cluster import Clusters, cluster
-from edgeface.cluster.files import read_features, read_labels, read_neighbours, write_labels
+from edgeface.cluster import Clusters, checked, cluster
+from edgeface.cluster import neighbours as nearest
+from edgeface.cluster.changes import Change
+from edgeface.cluster.files import (
+    read_features,
+    read_labels,
+    read_neighbours,
+    write_labels,
+    write_neighbours,
+)
 from edgeface.cluster.report import (
     Row,
     folder_name,
@@ -24,7 +32,7 @@ from edgeface.cluster.report import (
     write_html,
     write_json,
 )
-from edgeface.cluster.update import Change, Pile
+from edgeface.cluster.update import Pile
 from edgeface.errors import ImageError, SourceError
 from edgeface.gallery import Gallery
 from edgeface.metrics.clustering import (
@@ -132,12 +140,21 @@ def cluster_features(
     *,
     labels: str | Path | None = None,
     neighbours: str | Path | None = None,
+    k: int = 80,
     output: str | Path | None = None,
 ) -> tuple[Clusters, dict[str, float]]:
-    """Cluster a features file of the MS1M benchmark, optionally with its kNN file; with `labels`
-    the scores say how well; `output` receives the found labels, one per line."""
-    near = None if neighbours is None else read_neighbours(neighbours)
-    found = cluster(read_features(features, dimension), near=near)
+    """Cluster a features file of the MS1M benchmark; with `labels` the scores say how well;
+    `output` receives the found labels, one per line. The kNN file is read, or where there is none
+    yet, written with the `k` nearest cosines, as the original does."""
+    rows = read_features(features, dimension)
+    near = None
+    if neighbours is not None and Path(neighbours).exists():
+        near = read_neighbours(neighbours)
+    elif neighbours is not None:
+        near = nearest(checked(rows, None)[0], k)
+        Path(neighbours).parent.mkdir(parents=True, exist_ok=True)
+        write_neighbours(neighbours, near)
+    found = cluster(rows, near=near)
     if output is not None:
         write_labels(output, found.labels)
     if labels is None:

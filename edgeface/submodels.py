@@ -13,11 +13,7 @@ a = w_A.x, a' = w_B.x, b = c_B.x, b' = c_A.x:
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,18 +22,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface import score
+from edgeface import bankfile, score
 from edgeface.errors import BankError
 from edgeface.types import Decision, Status, Threshold
 
 Kind = Literal["maxmax", "sim", "mixmaxsim", "fold"]
 KINDS: tuple[Kind, ...] = ("maxmax", "sim", "mixmaxsim", "fold")
-
-_MAGIC = b"EFBANK\r\n"
-_VERSION = 1
-_HEAD = struct.Struct("<8sIII")  # magic, version, header bytes, CRC-32 of all but itself
-_ALIGN = 64
-_LIMIT = 1 << 24  # a header beyond this is damage, not a bank
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +236,7 @@ class SubmodelBank:
                 arrays[f"{label}.{field}"] = getattr(rows, field)
             scalars[label] = [rows.norm, rows.error_max]
         meta = {"rule": asdict(self.rule), "embedder": self.embedder, "scalars": scalars}
-        _write(Path(path), arrays, meta)
+        bankfile.write(Path(path), arrays, meta)
 
     @classmethod
     def load(
@@ -264,12 +254,12 @@ class SubmodelBank:
         `verify` reads the whole file against its checksums. Raises BankError for a file that is
         no bank, is damaged, cut short, of another version, or of another embedder.
         """
-        arrays, meta = _read(Path(path), verify=verify)
+        arrays, meta = bankfile.read(Path(path), verify=verify)
         try:
             rule, made_with, scalars = Rule(**meta["rule"]), meta["embedder"], meta["scalars"]
             rows = {k: _rows(arrays, k, v, storage == "int8") for k, v in scalars.items()}
             ids, offsets = arrays["ids"], arrays["offsets"]
-            names = _Names(arrays["names"], arrays["name_ends"])
+            names = bankfile.Names(arrays["names"], arrays["name_ends"])
             weights, centres = rows["weights"], rows.get("centres")
         except (KeyError, TypeError, ValueError) as error:
             raise BankError(f"{path}: the bank's header lacks or garbles {error}") from error
@@ -288,24 +278,6 @@ class SubmodelBank:
         )
 
 
-class _Names(Sequence[str]):
-    """Names read from the mapped file one at a time."""
-
-    def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
-        self._text, self._ends = text, ends
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        begin, end = int(self._ends[index]), int(self._ends[index + 1])
-        if not 0 <= begin <= end <= len(self._text):
-            raise BankError(f"the bank's name {index} lies outside its text; it is damaged")
-        return self._text[begin:end].tobytes().decode(errors="replace")
-
-
 def _rows(
     arrays: dict[str, NDArray[Any]], label: str, scalars: list[float], quantized: bool
 ) -> score.Rows | score.QuantizedRows:
@@ -319,77 +291,3 @@ def _rows(
     if not 0 <= error_max < 2 or not 0 < norm < 2:
         raise ValueError(f"the norms of {label}")
     return score.QuantizedRows(codes, scale, error, exact, norm, error_max) if quantized else exact
-
-
-_DTYPES = {"uint8", "int64", "float16", "float32"}
-
-
-def _padded(size: int) -> int:
-    return -(-size // _ALIGN) * _ALIGN
-
-
-def _write(path: Path, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> None:
-    sections: dict[str, list[Any]] = {}
-    at = 0
-    for label, array in arrays.items():
-        array = np.ascontiguousarray(array)
-        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data)
-        sections[label] = [str(array.dtype), list(array.shape), at, crc]
-        at += _padded(array.nbytes)
-    text = json.dumps({**meta, "sections": sections, "size": at}).encode()
-    text = text.ljust(_padded(_HEAD.size + len(text)) - _HEAD.size)
-    crc = zlib.crc32(_HEAD.pack(_MAGIC, _VERSION, len(text), 0) + text)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_HEAD.pack(_MAGIC, _VERSION, len(text), crc) + text)
-            for array in arrays.values():
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-                file.write(bytes(_padded(array.nbytes) - array.nbytes))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read(path: Path, *, verify: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    try:
-        with path.open("rb") as file:
-            fixed = file.read(_HEAD.size)
-            if len(fixed) < _HEAD.size or not fixed.startswith(_MAGIC):
-                raise BankError(f"{path}: not a submodel bank, or cut short")
-            magic, version, length, crc = _HEAD.unpack(fixed)
-            text = file.read(min(length, _LIMIT))
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise BankError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(text) != length or zlib.crc32(_HEAD.pack(magic, version, length, 0) + text) != crc:
-        raise BankError(f"{path}: the header is damaged or cut short; copy or pack the bank again")
-    if version != _VERSION:
-        raise BankError(f"{path}: bank version {version}, this edgeface reads {_VERSION}")
-    try:
-        meta = json.loads(text)
-        return _map(path, meta, _HEAD.size + length, size, verify=verify), meta
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BankError(f"{path}: the bank's header lacks or garbles {error}") from error
-
-
-def _map(
-    path: Path, meta: dict[str, Any], start: int, size: int, *, verify: bool
-) -> dict[str, NDArray[Any]]:
-    if size != start + meta["size"]:
-        raise BankError(f"{path}: {size} bytes, expected {start + meta['size']}; it was cut short")
-    whole = np.memmap(path, dtype=np.uint8, mode="r")
-    arrays = {}
-    for label, (dtype, shape, at, section_crc) in meta["sections"].items():
-        if dtype not in _DTYPES or any(v < 0 for v in shape):
-            raise BankError(f"{path}: section {label} has type {dtype} and shape {shape}")
-        length = math.prod(shape) * np.dtype(dtype).itemsize
-        if at < 0 or at % _ALIGN or at + length > meta["size"]:
-            raise BankError(f"{path}: section {label} lies outside the file")
-        raw = np.asarray(whole[start + at : start + at + length])
-        if verify and zlib.crc32(raw.data) != section_crc:
-            raise BankError(f"{path}: section {label} fails its checksum; copy the bank again")
-        arrays[label] = raw.view(dtype).reshape(shape)
-    return arrays

@@ -10,6 +10,7 @@ VERBS = {
     "overlap": ("export.overlap", "leave out training identities that look like test identities"),
     "targets": ("export.teachers", "cache teachers' embeddings of the undegraded crops"),
     "distil": ("export.distil", "train an embedder from teachers' embeddings, no labels needed"),
+    "train": ("export.train", "train an embedder, detector, siamese head or submodel heads"),
     "detector": ("export.detector", "train the five-landmark face detector"),
     "detector-onnx": ("export.detector_onnx", "detector checkpoint to ONNX, with its card"),
     "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),
@@ -19,6 +20,7 @@ VERBS = {
     "parity": ("export.parity", "compare exported files with their checkpoint, exit 1 past budget"),
     "card": ("export.card", "measure a shipped embedder and write its card"),
     "cohort": ("export.cohort", "fit the impostor model that ships beside an embedder"),
+    "fusion": ("export.fusion", "train how the faces of a track become one template"),
     "similarity": ("export.similarity", "learn the edge similarity used by clustering"),
 }
 

@@ -42,12 +42,17 @@ class Labelled:
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where embeddings of one embedder come from: computed by `open_embed()` once per folder and
-    kept under `cache`."""
+    kept under `cache`, by the name and, where the file of that name may change, its `stamp`."""
 
     name: str
     shared: Path
     cache: Path
     open_embed: Callable[[], Embed]
+    stamp: str = ""
+
+    def kept(self, which: str) -> Path:
+        """The file of the embeddings of `which`."""
+        return self.cache / f"{which}.{self.name}{self.stamp and '-' + self.stamp}.npy"
 
     def folder(self, which: str) -> Labelled:
         """All crops of a folder; identities are its subfolders."""
@@ -56,7 +61,7 @@ class Source:
         if not files:
             raise FileNotFoundError(f"{root}: no crops; --shared names the test data folder")
         names = [p.relative_to(root).parts[0] for p in files]
-        kept = self.cache / f"{which}.{self.name}.npy"
+        kept = self.kept(which)
         rows = np.load(kept) if kept.exists() else self._embed(files, kept)
         if len(rows) != len(files):
             raise ValueError(f"{kept} has {len(rows)} rows for {len(files)} crops: delete it")

@@ -1,122 +1,121 @@
-"""`python -m export int8`: a checkpoint as INT8 QDQ ONNX, one file for both runtimes.
+"""`python -m export int8`: a checkpoint in INT8, as QDQ ONNX for any runtime and as OpenVINO IR.
 
-Weights int8 per output channel, activations uint8 per tensor ("mixed" preset: symmetric weights,
-asymmetric activations, which PReLU's signed outputs need), calibrated on clean faces, at most one
-per identity; normalisation to unit length stays float. `--method onnxruntime` uses
-onnxruntime.quantization (the maintained home of what was onnxruntime-tools), `nncf` (default) NNCF,
-which corrects the biases and quantizes only where both runtimes fuse.
+Weights int8 per output channel, maps uint8 per tensor, asymmetric, which PReLU's signed outputs
+need; the channels of a map are brought to one range before (`simulated.equalise`), so that a step
+per tensor serves each of them, and depthwise convolutions run in integers in OpenVINO. Calibrated
+on clean faces, at most one per identity; normalisation to unit length stays float. Both files hold
+the same numbers. (onnxruntime-tools, once used for this, was archived in 2021 and lives on as
+onnxruntime.quantization; neither knows PReLU, nor does it equalise.)
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from export.data import Pack, open_pack
+from export.folded import Layer, fold_network
+from export.ir import save, size_of, to_ir
+from export.networks.mobilefacenet import MobileFaceNet
+from export.simulated import CENTRE, UNIT, SimulatedInt8, calibrate, equalise
 from export.teachers import to_input
-from export.to_onnx import load_network, to_onnx
+from export.to_onnx import Graph, activation, load_network
 from export.training import hold_out
-
-FLOAT_NODES = ["norm", "norm.safe", "embedding"]
 
 
 def calibration_rows(data: Pack, count: int, seed: int = 0) -> NDArray[np.int64]:
-    """`count` training rows, shuffled, at most one per known identity."""
+    """`count` training rows, shuffled: one per known identity first, more of the same people
+    only where that is not enough."""
     rng = np.random.default_rng(seed)
     rows = rng.permutation(np.flatnonzero(~hold_out(data) & data.keep))
     seen: set[int] = set()
-    chosen = []
+    chosen, spare = [], []
     for row in rows:
         person = int(data.identity[row])
         if person >= 0 and person in seen:
+            spare.append(int(row))
             continue
         seen.add(person)
         chosen.append(int(row))
         if len(chosen) == count:
             break
-    return np.array(chosen)
+    return np.array([*chosen, *spare][:count])
 
 
-def by_nncf(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelProto:
-    import nncf
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+def to_qdq(model: SimulatedInt8) -> onnx.ModelProto:
+    """The INT8 form as a QDQ graph with the interface of `to_onnx`."""
+    graph = Graph(half=False)
+    steps, zeros = model.log_scale.detach().exp().numpy(), model.zero.numpy()
 
-    dataset = nncf.Dataset(list(images), lambda x: {"image": x[None]})
-    return nncf.quantize(
-        model,
-        dataset,
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(images),
-        fast_bias_correction=True,
-        # The whole range: the default averages the extremes, which cuts off unusual faces.
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
-        ),
-        ignored_scope=nncf.IgnoredScope(names=FLOAT_NODES, validate=False),
-    )
+    def through(x: str, name: str, scale: float, zero: float) -> str:
+        step = graph.exact(f"{name}.step", np.array(scale, np.float32))
+        middle = graph.exact(f"{name}.zero", np.array(zero, np.uint8))
+        q = graph.node("QuantizeLinear", [x, step, middle], f"{name}.q")
+        return graph.node("DequantizeLinear", [q, step, middle], f"{name}.dq")
 
-
-def by_onnxruntime(model: onnx.ModelProto, images: NDArray[np.float32]) -> onnx.ModelProto:
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left: Iterator[NDArray[np.float32]] = iter(images)
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            image = next(self.left, None)
-            return None if image is None else {"image": image[None]}
-
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
-        onnx.save(model, str(source))
-        quantize_static(
-            source,
-            target,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            op_types_to_quantize=["Conv", "Gemm", "Add"],
-            nodes_to_exclude=[*FLOAT_NODES, "input.centred", "input.scaled"],
+    def weight(layer: Layer, step: NDArray[np.float32]) -> str:
+        name = f"{layer.name}.weight"
+        integers = np.clip(np.round(layer.weight / step), -127, 127).astype(np.int8)
+        scale = graph.exact(f"{name}.step", step.ravel())
+        return graph.node(
+            "DequantizeLinear", [graph.exact(name, integers), scale], f"{name}.dq", axis=0
         )
-        return onnx.load(str(target))
+
+    offset = graph.exact("input.offset", np.full(1, -CENTRE, np.float32))
+    unit = graph.exact("input.scale", np.full(1, 1 / UNIT, np.float32))
+    x = graph.node("Add", ["image", offset], "input.centred")
+    x = graph.node("Mul", [x, unit], "input.scaled")
+    x, outputs = through(x, "input", 1 / UNIT, CENTRE), dict[str, str]()
+    layers = model.tuned()
+    for i, layer in enumerate(layers):
+        kernel = weight(layer, model.weight_steps[i].detach().numpy())
+        bias = graph.exact(f"{layer.name}.bias", layer.bias)
+        x = graph.convolution([x, kernel, bias], layer)
+        if layer.add:
+            x = through(x, f"{layer.name}.branch", steps[1, i], zeros[1, i])
+            x = graph.node("Add", [outputs[layer.add], x], f"{layer.name}.sum")
+        x = activation(graph, x, layer, None)
+        if i < len(layers) - 1:
+            x = through(x, layer.name, steps[0, i], zeros[0, i])
+        outputs[layer.name] = x
+    graph.unit(x)
+    return graph.model(len(layers[-1].bias))
+
+
+def calibrated(network: MobileFaceNet, pack: Path, count: int) -> SimulatedInt8:
+    """The INT8 form of a network, its channels equalised, calibrated on `count` faces of a pack."""
+    data = open_pack(pack)
+    images = torch.from_numpy(to_input(np.asarray(data.images[calibration_rows(data, count)])))
+    return calibrate(equalise(fold_network(network), images[:128]), images)
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export int8", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--pack", type=Path, required=True, help="training pack to calibrate on")
-    parser.add_argument("--out", type=Path, required=True, help="target .onnx")
-    parser.add_argument("--count", type=int, default=600, help="calibration faces")
-    parser.add_argument("--method", choices=["nncf", "onnxruntime"], default="nncf")
-    parser.add_argument("--rewrite-prelu", action="store_true", help="PReLU as relu and products")
-    args = parser.parse_args(argv)
-    data = open_pack(args.pack)
-    images = to_input(np.asarray(data.images[calibration_rows(data, args.count)]))
-    network, about = load_network(args.checkpoint)
-    model = to_onnx(network, native_prelu=not args.rewrite_prelu)
-    quantized = (by_nncf if args.method == "nncf" else by_onnxruntime)(model, images)
-    onnx.save(quantized, str(args.out))
-    size = args.out.stat().st_size
-    print(
-        f"int8: {args.out} {size:,} bytes, {about['network']} step {about['step']}", file=sys.stderr
+    parser.add_argument(
+        "--out", type=Path, required=True, help="target .onnx; .xml and .bin are written beside it"
     )
+    parser.add_argument("--count", type=int, default=512, help="calibration faces")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args(argv)
+    if not args.checkpoint.exists():
+        print(f"int8: no checkpoint {args.checkpoint}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(args.threads)
+    network, about = load_network(args.checkpoint)
+    model = calibrated(network, args.pack, args.count)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(to_qdq(model), str(args.out))
+    save(to_ir(model), args.out.with_suffix(".xml"), preferred=True, half=False)
+    for path in (args.out, args.out.with_suffix(".xml")):
+        print(f"int8: {path} {size_of(path):,} bytes, step {about['step']}", file=sys.stderr)
     return 0
 
 

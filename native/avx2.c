@@ -12,6 +12,7 @@
 #define FEW 4
 #define FEW_PHASES 2
 #define PREFETCH 16384
+#define FEW_PREFETCH 16384
 
 static inline __attribute__((always_inline)) vec load(const char *p) {
     return _mm256_loadu_si256((const vec *)p);

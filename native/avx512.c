@@ -8,6 +8,7 @@
 #define FEW 4
 #define FEW_PHASES 4
 #define PREFETCH 32768
+#define FEW_PREFETCH 16384
 
 static inline __attribute__((always_inline)) vec load(const char *p) { return _mm512_loadu_si512(p); }
 static inline __attribute__((always_inline)) void store(char *p, vec v) { _mm512_storeu_si512(p, v); }

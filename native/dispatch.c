@@ -1,5 +1,6 @@
 /* One table of kernels, best first; the first whose instructions the processor has and the
  * operating system saves is used. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "internal.h"
@@ -55,9 +56,21 @@ static const edgeface_kernel kernels[] = {
 };
 enum { KERNELS = sizeof kernels / sizeof *kernels };
 
+/* CPUID leaves a virtual machine and takes microseconds there, so each kernel is asked once. Two
+ * threads may both ask; they get the same answer. */
+static int usable(size_t index) {
+    static atomic_int answers[KERNELS]; /* 0 unknown, 1 no, 2 yes */
+    int answer = atomic_load_explicit(&answers[index], memory_order_relaxed);
+    if (!answer) {
+        answer = kernels[index].usable() ? 2 : 1;
+        atomic_store_explicit(&answers[index], answer, memory_order_relaxed);
+    }
+    return answer == 2;
+}
+
 const edgeface_kernel *edgeface_find_kernel(const char *name) {
     for (size_t i = 0; i < KERNELS; i++)
-        if ((!name || !strcmp(name, kernels[i].name)) && kernels[i].usable()) return &kernels[i];
+        if ((!name || !strcmp(name, kernels[i].name)) && usable(i)) return &kernels[i];
     return NULL;
 }
 

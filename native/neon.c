@@ -8,6 +8,7 @@
 #define FEW 4
 #define FEW_PHASES 4
 #define PREFETCH 16384
+#define FEW_PREFETCH 16384
 
 static inline __attribute__((always_inline)) vec load(const char *p) {
     return vreinterpretq_s32_u8(vld1q_u8((const uint8_t *)p));

@@ -4,7 +4,8 @@
  *   WIDTH                     dwords per vector
  *   TILE, CODE_TILE           rows scored together, float and int8: what the registers hold
  *   FEW, FEW_PHASES           rows scored together for few probes, those with as many phases: memory
- *                             binds, and fewer streams of rows are fetched better
+ *                             binds, and fewer streams of rows are fetched better, unless rows are
+ *                             so short that folding a tile costs more than reading it
  *   load(p) store(p, v) zero()
  *   spread(p, phases)         the `phases` dwords at p, repeated across the vector
  *   spread_codes(p, phases)   the same for int8 codes, as the kernel multiplies them
@@ -16,8 +17,10 @@
  *   reach(v, t)               bit mask of the float lanes with v >= t
  *   halves(p)                 WIDTH float16 at p as float
  *   SCAN                      the function's name
- *   PREFETCH                  bytes to prefetch ahead, to the first level: without it the time to
- *                             read and the time to multiply add up
+ *   PREFETCH, FEW_PREFETCH    bytes to prefetch ahead, to the first level, for full tiles and for
+ *                             FEW rows: without it the time to read and the time to multiply add
+ *                             up; less than a tile of 512 floats is too late for it, and far more
+ *                             than it needs is evicted again
  *
  * One micro-kernel serves 1 to 32 probes: TILE rows against one or two vectors of "probe lanes". A
  * lane is a probe; when there are fewer probes than lanes, a probe gets several adjacent lanes
@@ -28,6 +31,8 @@
 #include <string.h>
 
 #include "internal.h"
+
+enum { SHORT_ROW = 2 * UNIT };
 
 #define INLINE static inline __attribute__((always_inline))
 #if defined(EDGEFACE_SANITIZED) /* instrumented code gains nothing and takes minutes to compile */
@@ -239,7 +244,8 @@ void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, siz
     const size_t stride = codes ? padded_dim(m->dim, UNIT) : half ? 2 * m->dim : 4 * m->dim;
     size_t units = codes ? stride / UNIT : half ? padded / UNIT_FLOATS : m->dim / UNIT_FLOATS;
     const size_t rest = codes || half ? 0 : m->dim % UNIT_FLOATS;
-    const int few = panel_count == 1 && panels[0].phases >= FEW_PHASES;
+    const int few = panel_count == 1 && panels[0].phases >= FEW_PHASES && stride > SHORT_ROW;
+    const size_t ahead = few ? FEW_PREFETCH : PREFETCH;
     const size_t full = few ? FEW : codes ? CODE_TILE : TILE;
     char tail[TILE * UNIT];
     memset(tail, 0, sizeof tail);
@@ -264,7 +270,7 @@ void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, siz
             panel *p = &panels[j];
             score_tile(m, choose(p, count, codes), p, at, count, skip, rows,
                        half ? 4 * padded : stride, units, rest ? tail : NULL,
-                       j == 0 && !half ? source + PREFETCH : NULL, softmax_scale);
+                       j == 0 && !half ? source + ahead : NULL, softmax_scale);
         }
         row = at + count;
     }

@@ -93,14 +93,23 @@ static double norm_of(const float *x, size_t dim) {
     return sqrt(sum);
 }
 
-/* Rounds a probe to int8; returns the scale and leaves |probe - scale * codes| in `error`. */
+/* Rounds a probe to int8; returns the scale and leaves |probe - scale * codes| in `error`. Written
+ * for processors without a rounding instruction: adding 1.5 * 2^23 rounds to an integer. The order
+ * of the comparisons turns NaN into a code. */
 static float quantise(const float *x, size_t dim, int limit, int8_t *codes, double *error) {
+    const float most = (float)limit, shift = 12582912.0f;
     float greatest = 0;
-    for (size_t i = 0; i < dim; i++) greatest = fmaxf(greatest, fabsf(x[i]));
-    const float scale = greatest > 1e-30f ? greatest / (float)limit : 1.0f;
+    for (size_t i = 0; i < dim; i++) {
+        const float size = fabsf(x[i]);
+        greatest = size > greatest ? size : greatest;
+    }
+    const float scale = greatest > 1e-30f ? greatest / most : 1.0f;
     double sum = 0;
     for (size_t i = 0; i < dim; i++) {
-        codes[i] = (int8_t)fmaxf(fminf(nearbyintf(x[i] / scale), (float)limit), -(float)limit);
+        float code = x[i] / scale;
+        code = code > -most ? code : -most;
+        code = code < most ? code : most;
+        codes[i] = (int8_t)((code + shift) - shift);
         double rest = (double)x[i] - (double)scale * codes[i];
         sum += rest * rest;
     }
@@ -122,12 +131,15 @@ static void pack(const search *s, const edgeface_matrix *m, panel *p, unsigned i
         p->unit[i] = 1.0f;
         return;
     }
-    int8_t codes[EDGEFACE_MAX_DIM], *data = (int8_t *)p->data;
+    int8_t codes[EDGEFACE_MAX_DIM + 3], *data = (int8_t *)p->data;
     p->unit[i] = quantise(x, m->dim, s->kernel->code_limit, codes, &t->probe_error);
-    for (size_t j = 0; j < m->dim; j++) {
-        data[4 * slot(p, i, j / 4) + j % 4] = codes[j];
+    for (size_t j = m->dim; j % 4; j++) codes[j] = 0;
+    for (size_t j = 0; j < m->dim; j += 4) {
+        const int8_t *word = codes + j;
+        memcpy(data + 4 * slot(p, i, j / 4), word, 4);
         if (!s->kernel->signed_codes)
-            p->init[i * p->phases + (j / 4 & (p->phases - 1))] -= 128 * codes[j];
+            p->init[i * p->phases + (j / 4 & (p->phases - 1))] -=
+                128 * (word[0] + word[1] + word[2] + word[3]);
     }
 }
 

@@ -100,11 +100,19 @@ static void drop_below_floor(top *t) {
     t->count = kept;
 }
 
+/* Rows to be rescored lie anywhere; fetching the next one hides behind computing this one. */
+static void fetch(const edgeface_matrix *m, size_t row) {
+    const size_t size = m->dim * (m->exact_storage == EDGEFACE_FLOAT32 ? 4 : 2);
+    const char *at = (const char *)m->exact + row * size;
+    for (size_t i = 0; i < size; i += 64) __builtin_prefetch(at + i);
+}
+
 /* Leaves the k best of the candidates, exact and sorted, best first. */
 void edgeface_top_resolve(top *t) {
     drop_below_floor(t);
     for (size_t i = 0; i < t->count; i++) {
         candidate *c = &t->candidates[i];
+        if (i + 1 < t->count && !c[1].exact) fetch(t->matrix, c[1].row);
         if (c->exact) continue;
         c->upper = edgeface_exact(t->matrix, c->row, t->probe);
         c->exact = 1;

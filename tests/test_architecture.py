@@ -12,7 +12,7 @@ PACKAGE = ROOT / "edgeface"
 
 LAYERS = {
     0: {"types", "errors", "metrics"},
-    1: {"runtime", "models", "score", "images", "assign"},
+    1: {"runtime", "models", "score", "bankfile", "images", "assign"},
     2: {
         "video",
         "detect",
@@ -28,8 +28,9 @@ LAYERS = {
         "cluster",
         "cohort",
         "draw",
+        "plot",
     },
-    3: {"identify", "follow", "doctor", "piles"},
+    3: {"identify", "follow", "trace", "doctor", "piles"},
     4: {"cli"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

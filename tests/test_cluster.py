@@ -20,7 +20,11 @@ from edgeface.cluster import (
     neighbours,
     reference,
 )
-from edgeface.cluster.edges import FEATURES, Neighbourhoods, Space, own_scale_amounts
+from edgeface.cluster.edges import Neighbourhoods, own_scale_amounts
+from edgeface.cluster.growth import Part
+from edgeface.cluster.model import FEATURES, SUPPORT
+from edgeface.cluster.space import Space, Strangers
+from edgeface.cluster.support import LIKELY, Support
 from edgeface.cluster.update import Pile
 from edgeface.errors import ModelError, SourceError
 from edgeface.metrics.clustering import bcubed
@@ -226,36 +230,107 @@ def test_raw_cosines_follow_from_centred_ones() -> None:
     space = Space.of(rows)
     nodes = np.arange(40, dtype=np.int32)
     targets = np.broadcast_to(nodes, (40, 40))
-    raw = space.raw(nodes, targets, space.rows @ space.rows.T)
+    raw = space.frame.raw(nodes, targets, space.rows @ space.rows.T)
     assert np.allclose(raw, rows @ rows.T, atol=1e-5)
+
+
+def test_an_edge_is_described_alike_from_both_ends() -> None:
+    rows, _ = people(HEAVY_TAIL)
+    around = Neighbourhoods.of(Space.of(rows), 16)
+    indices = around.near.indices
+    features = around.features(np.arange(len(rows), dtype=np.int32))
+    seen = 0
+    for i, row in enumerate(indices):
+        for place, j in enumerate(row[1:], 1):
+            (back,) = np.where(indices[j] == i)
+            if len(back):
+                assert np.allclose(features[i, place], features[j, back[0]], atol=2e-5)
+                seen += 1
+    assert seen > 200
+
+
+def test_standing_is_the_similarity_in_deviations_of_the_strangers_around() -> None:
+    rows, _ = people([1] * 80)
+    space = Space.of(rows)
+    around = Neighbourhoods.of(space, 40)
+    standing = around.features(np.array([7], np.int32))[0, 1, 9:11]
+    expected = []
+    for face in (7, int(around.near.indices[7, 1])):
+        cohort = around.near.similarities[face, 10:]
+        spread = np.hypot(max(cohort.std(), 0.02), 0.15 * around.strangers.spread)
+        expected.append((around.near.similarities[7, 1] - cohort.mean()) / spread)
+    assert np.allclose(standing, sorted(expected, reverse=True), atol=1e-4)
+
+
+def test_support_is_the_overlap_of_the_likely_rows() -> None:
+    rng = np.random.default_rng(5)
+    near = neighbours(people([6, 5, 4], seed=5)[0], 8)
+    first = rng.random((15, 8)).astype(np.float32)
+    first[rng.random((15, 8)) < 0.3] = LIKELY / 2
+    first[:, 0] = 1.0
+    dense = np.zeros((15, 15))
+    np.put_along_axis(dense, near.indices, np.where(first >= LIKELY, first, 0.0), axis=1)
+    mass = dense.sum(axis=1)
+    rows = np.sqrt(dense / mass[:, None])
+    every = np.arange(15, dtype=np.int32)
+    found = Support.of(near.indices, first).features(every)
+    asked = first >= LIKELY
+    ends = near.indices[asked]
+    here = np.broadcast_to(every[:, None], asked.shape)[asked]
+    assert np.allclose(found[asked][:, 1], (rows @ rows.T)[here, ends], atol=1e-5)
+    smaller = np.minimum(mass[here], mass[ends])
+    assert np.allclose(found[asked][:, 2], (dense @ dense.T)[here, ends] / smaller, atol=1e-5)
+    assert np.allclose(found[asked][:, 4], np.log(smaller), atol=1e-5)
 
 
 def test_probabilities_of_a_face_do_not_depend_on_what_else_is_asked() -> None:
     rows, _ = people(HEAVY_TAIL)
     around, model = Neighbourhoods.of(Space.of(rows), 16), EdgeModel.load()
-    whole = around.probabilities(model)
-    alone = around.probabilities(model, np.array([17], np.int32))
-    assert np.allclose(whole[17], alone[0], atol=1e-6)
+    asked = np.array([17], np.int32)
+    first = around.first_pass(model.first)
+    assert np.allclose(first[17], around.first_pass(model.first, asked)[0], atol=1e-6)
+    whole = around.second_pass(model.second, first)
+    assert np.allclose(whole[17], around.second_pass(model.second, first, asked)[0], atol=1e-6)
+
+
+def test_a_part_judges_as_the_whole_does() -> None:
+    rows, _ = people(HEAVY_TAIL)
+    space, model = Space.of(rows), EdgeModel.load()
+    around = Neighbourhoods.of(space, 16)
+    nodes = np.array([3, 50, 170], np.int32)
+    part = Part.of(nodes, around.near, space.frame, Strangers.of(space))
+    first = around.first_pass(model.first)
+    assert np.allclose(part.first_pass(nodes, model), first[nodes], atol=1e-6)
+    whole = around.second_pass(model.second, first)
+    assert np.allclose(part.second_pass(nodes, model, first), whole[nodes], atol=1e-6)
 
 
 def test_edge_model_survives_its_file(tmp_path) -> None:
     model = EdgeModel.load()
     model.save(tmp_path / "model.json")
     again = EdgeModel.load(tmp_path / "model.json")
-    features = np.random.default_rng(0).standard_normal((50, len(FEATURES))).astype(np.float32)
-    assert np.array_equal(model(features), again(features))
+    features = np.random.default_rng(0).standard_normal((50, len(FEATURES) + len(SUPPORT)))
+    features = features.astype(np.float32)
+    assert np.array_equal(model.second(features), again.second(features))
+    few = np.ascontiguousarray(features[:, : len(FEATURES)])
+    assert np.array_equal(model.first(few), again.first(few))
+    assert again.threshold == model.threshold
 
 
-@pytest.mark.parametrize("damage", ["missing", "text", "features", "shape"])
+@pytest.mark.parametrize("damage", ["missing", "text", "features", "shape", "nan", "single"])
 def test_a_damaged_edge_model_is_named(tmp_path, damage) -> None:
     path = tmp_path / "model.json"
     if damage != "missing":
         EdgeModel.load().save(path)
         raw = json.loads(path.read_text())
         if damage == "features":
-            raw["features"] = ["cosine"]
+            raw["first"]["features"] = ["cosine"]
         if damage == "shape":
-            raw["output"] = raw["output"][1:]
+            raw["second"]["output"] = raw["second"]["output"][1:]
+        if damage == "nan":
+            raw["second"]["hidden_bias"][0] = float("nan")
+        if damage == "single":
+            raw = raw["first"]
         path.write_text("{" if damage == "text" else json.dumps(raw))
     with pytest.raises(ModelError, match=r"model\.json"):
         EdgeModel.load(path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgeface.cluster import neighbours
+from edgeface.cluster.config import Config
 from edgeface.cluster.files import (
     read_features,
     read_labels,
@@ -66,3 +67,51 @@ def test_damage_is_named(tmp_path, rows) -> None:
         np.savez(file, data=np.full((3, 2, 2), 7.0, np.float32))
     with pytest.raises(SourceError, match="out of range"):
         read_neighbours(path)
+
+
+ORIGINAL = """# general
+seed: 42
+work_dir: "./save/Ours"
+
+dataset_args:
+  feature_path: "ms1m/features/part0_train.bin"
+  feature_dim: &feature_dim 256
+  model_topk: &model_topk 80
+
+test_dataset_name: "ms1m"
+test_dataset_args:
+  feature_path: "ms1m/features/part1_test.bin"
+  label_path: "ms1m/labels/part1_test.meta"  # true ones
+  feature_dim: *feature_dim
+  model_topk: *model_topk
+  knn_path: './save/knns/ms1m/part1_test/faiss_k_80.npz'
+  is_norm_feat: True
+
+cluster_args:
+  tau_start: 0.7
+"""
+
+
+def test_the_test_part_of_a_configuration_is_read_and_written(tmp_path) -> None:
+    path = tmp_path / "part1.yaml"
+    path.write_text(ORIGINAL)
+    config = Config.read(path)
+    assert config.features.as_posix() == "ms1m/features/part1_test.bin"
+    assert config.labels.as_posix() == "ms1m/labels/part1_test.meta"
+    assert config.neighbours.as_posix() == "save/knns/ms1m/part1_test/faiss_k_80.npz"
+    assert (config.dimension, config.k) == (256, 80)
+    config.write(tmp_path / "again.yaml")
+    assert Config.read(tmp_path / "again.yaml") == config
+    bare = Config(config.features, 128, None, None, 40)
+    bare.write(path)
+    assert Config.read(path) == bare
+
+
+@pytest.mark.parametrize(
+    "text", ["", "test_dataset_args:\n  feature_dim: 4\n", "- a list\n", "a: *nobody\n"]
+)
+def test_another_file_is_no_configuration(tmp_path, text) -> None:
+    path = tmp_path / "part1.yaml"
+    path.write_text(text)
+    with pytest.raises(SourceError, match="feature_path and feature_dim"):
+        Config.read(path)

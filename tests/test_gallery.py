@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface.errors import GalleryError
-from edgeface.gallery import Gallery, Kind, Provenance
-from edgeface.gallery.database import MIGRATIONS
+from edgeface.gallery import Gallery, Kind, Provenance, database
+from edgeface.gallery.database import MIGRATIONS, SqliteDatabase
 from edgeface.gallery.records import check_name
 from edgeface.types import Threshold
 
@@ -356,6 +357,59 @@ def test_another_opening_sees_every_change(path: Path, local: Gallery) -> None:
         assert other.search(faces(1)[0])[0].name == "Cleo"
         local.forget("Cleo")
         assert other.search(faces(1)[0]) == []
+
+
+def hold(path: Path, seconds: float) -> threading.Thread:
+    """Keep everybody else from reading `path` for a while; returns once it is held."""
+    held = threading.Event()
+
+    def keep() -> None:
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+        held.set()
+        time.sleep(seconds)
+        connection.execute("COMMIT")
+        connection.close()
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    held.wait()
+    return thread
+
+
+@pytest.mark.parametrize("waits", range(1, 4))
+def test_every_connection_of_an_opening_waits(path: Path, waits: int, monkeypatch) -> None:
+    Gallery.open(path, model=MODEL, size=SIZE).close()
+    connect, holders = SqliteDatabase._connect, []
+
+    def interrupted(self: SqliteDatabase) -> sqlite3.Connection:
+        if len(self._connections) == waits - 1:
+            holders.append(hold(path, 0.2))
+        return connect(self)
+
+    monkeypatch.setattr(SqliteDatabase, "_connect", interrupted)
+    Gallery.open(path).close()
+    assert len(holders) == 1
+    holders[0].join()
+
+
+def test_a_lock_that_stays_is_told_with_the_wait(path: Path, monkeypatch) -> None:
+    Gallery.open(path, model=MODEL, size=SIZE).close()
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    holder = hold(path, 1.0)
+    with pytest.raises(GalleryError, match=r"locked by another process, waited 0\.\d s"):
+        Gallery.open(path)
+    holder.join()
+
+
+def test_a_change_after_a_quiet_while_is_seen_at_once(path: Path, local: Gallery) -> None:
+    local.enroll("Alice", faces(1))
+    with Gallery.open(path) as other:
+        for n in range(2, 5):
+            time.sleep(1.5 * database.SETTLED_NS / 1e9)
+            assert len(local.search(faces(1)[0])) == n - 1
+            other.enroll(f"person {n}", faces(n))
+            assert len(local.search(faces(1)[0])) == n
 
 
 def test_compaction_keeps_other_openings_right(path: Path, local: Gallery) -> None:

@@ -127,3 +127,29 @@ def test_every_shipped_model_fits_its_card() -> None:
         for key in ("input", "training", "license", "metrics"):
             assert card.raw.get(key), f"{card.name} lacks {key}"
         assert card.task == "detection" or card.raw["alignment"] == "arcface-112"
+
+
+def variant_model(folder: Path) -> Path:
+    """A card whose OpenVINO file is an IR pair of its own."""
+    (folder / "toy.xml").write_bytes(b"<net/>")
+    (folder / "toy.bin").write_bytes(b"\x00")
+    other = {"file": "toy.xml", "sha256": digest(folder / "toy.xml")}
+    return write_model(folder, "toy", b"one", variants={"openvino": other})
+
+
+def test_a_variant_is_the_file_of_its_runtime_only(tmp_path: Path) -> None:
+    card = load_card(variant_model(tmp_path), "embedding")
+    assert card.file_for("openvino") == tmp_path / "toy.xml"
+    assert card.file_for("onnxruntime") == card.path == tmp_path / "toy.onnx"
+
+
+@pytest.mark.parametrize("what", ["changed", "missing"])
+def test_a_damaged_variant_is_refused(tmp_path: Path, what: str) -> None:
+    card = variant_model(tmp_path)
+    weights = tmp_path / "toy.bin"
+    if what == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(b"\x01")
+    with pytest.raises(ModelError, match=r"toy\.bin|damaged"):
+        load_card(card, "embedding")

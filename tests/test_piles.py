@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_the_benchmark_files_give_scores(tmp_path) -> None:
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     write_features(tmp_path / "f.bin", rows)
     write_labels(tmp_path / "f.meta", truth)
-    write_neighbours(tmp_path / "k.npz", neighbours(rows, 64))
+    write_neighbours(tmp_path / "k.npz", neighbours(rows, 80))
     found, scores = cluster_features(
         tmp_path / "f.bin",
         64,
@@ -161,3 +162,36 @@ def test_the_benchmark_files_give_scores(tmp_path) -> None:
     assert scores["bcubed_f"] >= 0.97
     assert len((tmp_path / "found.meta").read_text().split()) == 600
     assert cluster_features(tmp_path / "f.bin", 64)[1] == {}
+    again, _ = cluster_features(tmp_path / "f.bin", 64, neighbours=tmp_path / "new" / "k.npz")
+    assert np.array_equal(again.labels, found.labels)
+    made = np.load(tmp_path / "new" / "k.npz")["data"]
+    given = np.load(tmp_path / "k.npz")["data"]
+    assert np.array_equal(made[:, 0], given[:, 0])
+    assert np.allclose(made[:, 1], given[:, 1], atol=1e-6)
+
+
+def test_the_command_line_of_the_benchmark(tmp_path, capsys, monkeypatch) -> None:
+    from edgeface.cli import main
+
+    def cluster(*words):
+        monkeypatch.setattr(sys, "argv", ["edgeface", "cluster", *words, "--json"])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code, capsys.readouterr().out
+
+    rng = np.random.default_rng(1)
+    truth = np.repeat(np.arange(30), 8)
+    rows = rng.standard_normal((30, 32))[truth] + 0.4 * rng.standard_normal((240, 32))
+    write_features(tmp_path / "part1_test.bin", rows.astype(np.float32))
+    write_labels(tmp_path / "part1_test.meta", truth)
+    monkeypatch.chdir(tmp_path)
+    words = ["--features", "part1_test.bin", "--dim", "32", "--labels", "part1_test.meta"]
+    code, shown = cluster(*words, "--knn", "knns/faiss_k_80.npz", "--out", "out")
+    assert code == 0
+    first = json.loads(shown)
+    assert first["faces"] == 240
+    assert first["bcubed_f"] > 0.9
+    assert len((tmp_path / "out" / "labels.meta").read_text().split()) == 240
+    assert cluster("--config", "out/config.yaml", "--out", "again") == (0, shown)
+    assert cluster("--config", "part1_test.meta")[0] == 1
+    assert cluster("--config", "out/config.yaml", "photos")[0] == 2

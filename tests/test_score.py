@@ -14,7 +14,7 @@ from edgeface import score
 from edgeface.errors import KernelError
 
 NATIVE = score._native.kernels() if score._native is not None else []
-NUMBA = ["numba"] if score._numba_candidates() is not None else []
+NUMBA = ["numba"] if score.portable.numba_candidates() is not None else []
 KERNELS = [*NATIVE, *NUMBA, "numpy"]
 DIMS = [2, 3, 16, 63, 100, 128, 130, 512]
 
@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_rows(n: int, kernel: str) -> None:
     score.topk(probes, rows, 5)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 64 * score._ROW_BLOCK * 8 * 3 + 2**20
+    assert peak < 64 * score.records.ROW_BLOCK * 8 * 3 + 2**20
 
 
 @pytest.mark.skipif(not NATIVE, reason="the C extension was not built")

@@ -26,24 +26,42 @@ def cluster(
     features: Annotated[Path | None, typer.Option(help="float32 features file instead.")] = None,
     dim: Annotated[int, typer.Option(help="Numbers per row of --features.")] = 256,
     labels: Annotated[Path | None, typer.Option(help="True labels (.meta) to score by.")] = None,
-    knn: Annotated[Path | None, typer.Option(help="kNN file (.npz) of the features.")] = None,
+    knn: Annotated[
+        Path | None, typer.Option(help="kNN file (.npz) of the features; written if absent.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The original's .yaml that names these four instead.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Embedder: a name or file.")] = "mobilefacenet",
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads of each network.")] = 2,
     as_json: Json = False,
 ) -> None:
     """Sort a pile of pictures into people: JSON, CSV, a page to look at, folders, a gallery."""
+    from edgeface.cluster.config import Config
     from edgeface.piles import cluster_features
 
-    if (pictures is None) == (features is None):
-        raise typer.BadParameter("give either a folder of pictures or --features FILE")
+    if sum(given is not None for given in (pictures, features, config)) != 1:
+        raise typer.BadParameter("give a folder of pictures, --features FILE or --config FILE")
     if folders not in {None, "link", "copy"}:
         raise typer.BadParameter(f"--folders is {folders!r}; use link or copy")
     if features is not None:
+        config_of = Config(features, dim, labels, knn, 80)
+    elif config is not None:
+        config_of = Config.read(config)
+    else:
+        config_of = None
+    if config_of is not None:
         out.mkdir(parents=True, exist_ok=True)
         found, scores = cluster_features(
-            features, dim, labels=labels, neighbours=knn, output=out / "labels.meta"
+            config_of.features,
+            config_of.dimension,
+            labels=config_of.labels,
+            neighbours=config_of.neighbours,
+            k=config_of.k,
+            output=out / "labels.meta",
         )
+        config_of.write(out / "config.yaml")
         rounded = {name: round(value, 4) for name, value in scores.items()}
         print_rows([{"faces": len(found.labels), "people": len(found), **rounded}], as_json)
         return

@@ -60,6 +60,9 @@ def identify(
     ] = None,
     gallery: GalleryOption = None,
     out: Annotated[Path | None, typer.Option(help="Write an overlay video (.mp4).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw similarities and weights per track (.png).")
+    ] = None,
     display: Annotated[bool, typer.Option(help="Show the overlay in a window.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Process each n-th frame only.")] = 1,
     retries: Annotated[int | None, typer.Option(help="Reconnects; default for ever.")] = None,
@@ -88,7 +91,7 @@ def identify(
             ]
             print_rows(rows, as_json, columns=("picture", "status", "name", "similarity", "box"))
         else:
-            _watch(identifier, source, out, display, every, retries, as_json)
+            _watch(identifier, source, out, plot, display, every, retries, as_json)
 
 
 @app.command()
@@ -191,12 +194,15 @@ def _watch(
     identifier: Identifier,
     source: str,
     out: Path | None,
+    plot: Path | None,
     display: bool,
     every: int,
     retries: int | None,
     as_json: bool,
 ) -> None:
     from edgeface import draw, video
+    from edgeface.plot import plot as draw_curves
+    from edgeface.trace import Trace
 
     lines = as_lines(as_json)
     live = video.is_live(source)
@@ -216,8 +222,12 @@ def _watch(
                     draw.show(picture)
             bar.update(1)
 
+        trace = Trace() if plot is not None else None
+        if plot is not None and trace is not None:  # whatever ends the watch
+            stack.callback(lambda: draw.save(plot, draw_curves(identifier.explain(trace))))
         options = video.LiveOptions(retries=retries)
-        for event in identifier.watch(source, every=every, live=options, on_frame=on_frame):
+        events = identifier.watch(source, every=every, live=options, on_frame=on_frame, trace=trace)
+        for event in events:
             emit(event.to_json() if lines else _sentence(event))
 
 

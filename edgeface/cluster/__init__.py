@@ -1,8 +1,8 @@
 """Faces into people without labels.
 
-kNN graph, probability of every edge from what two faces' neighbourhoods have in common, two-level
-map-equation partition. Nothing is tuned per data set: similarities count in units of the set's own
-spread, neighbourhoods in every face's own scale.
+kNN graph, probability of every edge in two passes over what the neighbourhoods of its ends have in
+common, two-level map-equation partition. Nothing is tuned per data set: similarities count in units
+of the set's own spread, neighbourhoods in every face's own scale.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgeface.cluster import graph
 from edgeface.cluster.density import density_peaks, diffusion_density
-from edgeface.cluster.edges import EdgeModel, Neighbourhoods, Space
+from edgeface.cluster.edges import Neighbourhoods
+from edgeface.cluster.model import EdgeModel
 from edgeface.cluster.neighbours import Neighbours, neighbours, self_first
+from edgeface.cluster.space import Space, Strangers
 from edgeface.types import Array
 
 __all__ = [
@@ -33,9 +35,6 @@ K = 64
 # Faces of lower quality do not take part in the partition. `edgeface.quality` gives about 0 to
 # crops nobody could recognise.
 MIN_QUALITY = 0.05
-# Weights are probabilities to this power: near-certain edges carry the walk. Chosen on training
-# identities from 1, 3 and 6.
-EMPHASIS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +96,9 @@ def cluster(
     if near is None:
         around = Neighbourhoods.of(space, K)
     else:
-        around = Neighbourhoods.around(space, _reordered(near, order, space))
+        strangers = Strangers.of(space)
+        around = Neighbourhoods.around(space.frame, _reordered(near, order, space), strangers)
+    del space
     model = model or EdgeModel.load()
     probabilities = around.probabilities(model)
     indices = around.near.indices
@@ -115,18 +116,25 @@ def divide(
     """Labels (n,) int32 from a kNN graph's edge probabilities (n, k); -1 for gated faces (`gate`)
     that nothing places."""
     n = len(indices)
-    link = (probabilities >= threshold) & (indices >= 0)
-    link[gate] = False
-    link[gate[np.maximum(indices, 0)]] = False
-    link[:, 0] = False
-    sources = np.repeat(np.arange(n, dtype=np.int32), link.sum(axis=1))
-    edges = graph.Edges.of(n, sources, indices[link], probabilities[link] ** EMPHASIS)
-    del sources, link
+    edges = graph.Edges.of(n, *linked(indices, probabilities, gate, threshold))
     labels = graph.partition(edges)[0]
     labels[gate] = -1
     for node in np.flatnonzero(gate):
         labels[node] = _placed(indices[node], probabilities[node], labels, threshold)
     return labels
+
+
+def linked(
+    indices: graph.Indices, probabilities: Array, gate: NDArray[np.bool_], threshold: float
+) -> tuple[graph.Indices, graph.Indices, Array]:
+    """What is partitioned: sources, targets (e,) int32 and weights (e,) float32 of the edges from
+    `threshold` on whose ends are not gated."""
+    link = (probabilities >= threshold) & (indices >= 0)
+    link[gate] = False
+    link[gate[np.maximum(indices, 0)]] = False
+    link[:, 0] = False
+    sources = np.repeat(np.arange(len(indices), dtype=np.int32), link.sum(axis=1))
+    return sources, indices[link], probabilities[link]
 
 
 def _placed(

@@ -1,216 +1,149 @@
-"""How likely the two ends of a kNN edge are one person.
+"""How likely the two ends of a kNN edge are one person, judged in two passes.
 
-Nine numbers describe an edge; none depends on the embedder's scale of cosines, because similarities
-count in units of this data set's own spread between strangers and neighbourhoods are weighed with
-every face's own scale. A small network (`EdgeModel`) turns them into a probability.
+The first pass sees the similarity and the two neighbourhoods (`FEATURES`), the second what the
+first found around the edge (`SUPPORT`). None of it depends on the embedder's scale of cosines:
+similarities count in units of this set's own spread between strangers, neighbourhoods are weighed
+with every face's own scale, and an edge is compared with the other edges of its ends.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.cluster import graph
+from edgeface.cluster.graph import Indices
+from edgeface.cluster.model import FEATURES, EdgeModel, Network
 from edgeface.cluster.neighbours import Neighbours, neighbours
-from edgeface.errors import ModelError
+from edgeface.cluster.space import Frame, Space, Strangers
+from edgeface.cluster.support import LIKELY, Support
 from edgeface.types import Array
 
-FEATURES = (
-    "centred similarity",
-    "raw similarity",
-    "overlap",
-    "shared of 5",
-    "shared of 20",
-    "background",
-    "foreground",
-    "higher rank",
-    "lower rank",
-)
 # The neighbour whose distances set a face's own scale (Zelnik-Manor and Perona 2004 use the 7th).
 LOCAL = 7
-CHUNK = 8192
-# Statistics of fewer faces than this are mostly drawn from PRIOR: no mean, and the spread between
-# strangers that two embedders of 128 and 512 numbers show on training identities.
-FEW = 100
-PRIOR = 0.09
-DEFAULT = Path(__file__).with_name("edge-similarity.json")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Space:
-    """Embeddings prepared for comparison: `rows` (n, d) centred and unit, `lengths` (n,) of the
-    centred rows and `along` (n,) their product with the mean, from which raw cosines follow."""
-
-    rows: Array
-    lengths: Array
-    along: Array
-    offset: float
-
-    @classmethod
-    def of(cls, embeddings: Array, mean: Array | None = None) -> Self:
-        """Subtract the mean face: what all faces share tells nobody apart. A mean of few faces is
-        mostly those people, so it counts as far as there are more than FEW of them."""
-        if mean is None:
-            mean = mean_face(embeddings)
-        rows = embeddings - mean
-        lengths = np.maximum(np.sqrt(np.einsum("nd,nd->n", rows, rows)), np.float32(1e-6))
-        rows /= lengths[:, None]
-        return cls(rows, lengths, embeddings @ mean, float(mean @ mean))
-
-    def raw(self, nodes: graph.Indices, targets: graph.Indices, centred: Array) -> Array:
-        """Cosines of the embeddings as they came, from centred ones."""
-        return (
-            self.lengths[nodes, None] * self.lengths[targets] * centred
-            + self.along[nodes, None]
-            + self.along[targets]
-            - np.float32(self.offset)
-        )
-
-
-def mean_face(embeddings: Array) -> Array:
-    """(d,) float32: the mean of the rows, drawn towards zero where they are few."""
-    n = len(embeddings)
-    return np.asarray(embeddings.mean(axis=0, dtype=np.float64) * (n / (n + FEW)), np.float32)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EdgeModel:
-    """A network with one hidden layer of rectified units, from `FEATURES` to a logit.
-
-    `mean`, `scale` (f,) normalise; `hidden` (f, h), `hidden_bias` (h,), `output` (h,),
-    `output_bias`; `threshold` is the probability from which an edge links two faces.
-    """
-
-    mean: Array
-    scale: Array
-    hidden: Array
-    hidden_bias: Array
-    output: Array
-    output_bias: float
-    threshold: float
-
-    @classmethod
-    def load(cls, path: str | Path = DEFAULT) -> Self:
-        """Read a JSON file that `python -m export similarity` wrote.
-
-        Raises:
-            ModelError: missing, damaged, or of other features.
-        """
-        try:
-            raw: dict[str, Any] = json.loads(Path(path).read_text())
-            if tuple(raw["features"]) != FEATURES:
-                raise ValueError(f"features are {raw['features']}")
-            names = ("mean", "scale", "hidden", "hidden_bias", "output")
-            arrays = {name: np.array(raw[name], np.float32) for name in names}
-            model = cls(
-                **arrays,
-                output_bias=float(raw["output_bias"]),
-                threshold=float(raw["threshold"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{path}: {error}; an edge model for the features {', '.join(FEATURES)} is "
-                "needed: write one with `python -m export similarity`"
-            ) from error
-        width = model.hidden.shape
-        if width != (len(FEATURES), len(model.output)) or not np.isfinite(model.hidden).all():
-            raise ModelError(f"{path}: hidden weights are {width}; reinstall or retrain the model")
-        return model
-
-    def save(self, path: str | Path) -> None:
-        """Write the model as JSON, atomically."""
-        raw = {
-            "features": FEATURES,
-            **{
-                name: np.asarray(getattr(self, name), np.float64).round(6).tolist()
-                for name in ("mean", "scale", "hidden", "hidden_bias", "output")
-            },
-            "output_bias": round(float(self.output_bias), 6),
-            "threshold": self.threshold,
-        }
-        temporary = Path(f"{path}.part")
-        temporary.write_text(json.dumps(raw, indent=1) + "\n")
-        temporary.replace(path)
-
-    def __call__(self, features: Array) -> Array:
-        """Probabilities (...) of features (..., f)."""
-        inner = ((features - self.mean) / self.scale) @ self.hidden + self.hidden_bias
-        logits = np.maximum(inner, 0.0, out=inner) @ self.output + np.float32(self.output_bias)
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0))), np.float32)
+# Neighbours from this rank on are taken for strangers when an edge's standing is measured, or the
+# last three quarters of a shorter list.
+COHORT = 16
+CHUNK = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbourhoods:
     """A kNN graph with what its edges are described by."""
 
-    space: Space
+    frame: Frame
     near: Neighbours
+    strangers: Strangers
     rows: graph.Rows
     ranks: graph.Rows
-    strangers: tuple[float, float, float, float]
-    background: Array
-    foreground: Array
+    ends: Array
 
     @classmethod
     def of(cls, space: Space, k: int) -> Self:
         """Search the k nearest neighbours and prepare their description."""
-        return cls.around(space, neighbours(space.rows, k))
+        return cls.around(space.frame, neighbours(space.rows, k), Strangers.of(space))
 
     @classmethod
-    def around(
-        cls,
-        space: Space,
-        near: Neighbours,
-        scale: tuple[float, float, float, float] | None = None,
-    ) -> Self:
-        """From neighbours found before, and `strangers` measured before."""
+    def around(cls, frame: Frame, near: Neighbours, strangers: Strangers) -> Self:
+        """From neighbours found before, and strangers measured before."""
         n, k = near.indices.shape
-        amounts = [own_scale_amounts(near), *(_first(n, k, count) for count in (5, 20))]
         ranks = np.broadcast_to(np.arange(k, dtype=np.float32), (n, k))
+        rows = graph.Rows.of(
+            near.indices, [own_scale_amounts(near), _first(n, k, 5), _first(n, k, 20), ranks]
+        )
         present = np.maximum(near.similarities, -1.0)
-        return cls(
-            space,
-            near,
-            graph.Rows.of(near.indices, amounts),
-            graph.Rows.of(near.indices, [ranks]),
-            scale or strangers(space),
+        cohort = present[:, min(COHORT, k // 4) :]
+        # A cohort of a few alike faces is no reason for certainty: its spread has a floor.
+        floor = 0.15 * strangers.spread
+        spread = np.sqrt(np.maximum(cohort.std(axis=1), 0.02) ** 2 + floor**2)
+        best = present[:, min(1, k - 1)]
+        ends = [
             present[:, -1],
             present[:, 1:6].mean(axis=1) if k > 1 else present[:, 0],
-        )
-
-    def features(self, nodes: graph.Indices) -> Array:
-        """(m, k, f) float32 for the edges of `nodes` (m,) int32, in their neighbours' order."""
-        targets = self.near.indices[nodes]
-        centred = self.near.similarities[nodes]
-        k = targets.shape[1]
-        common = graph.overlap(self.rows, nodes, targets)
-        back = np.log1p(graph.lookup(self.ranks, nodes, targets, absent=float(k)))
-        forth = np.log1p(np.broadcast_to(np.arange(k, dtype=np.float32), targets.shape))
-        middle, spread, raw_middle, raw_spread = self.strangers
-        units = (centred - middle) / spread
-        raw = (self.space.raw(nodes, targets, centred) - raw_middle) / raw_spread
-        ends = [
-            ((values[nodes, None] + values[targets]) / 2 - middle) / spread
-            for values in (self.background, self.foreground)
+            cohort.mean(axis=1),
+            spread,
+            best,
+            present[:, 2] if k > 2 else best,
         ]
-        return np.stack(
-            [units, raw, *common, *ends, np.maximum(back, forth), np.minimum(back, forth)], axis=2
+        return cls(
+            frame,
+            near,
+            strangers,
+            graph.Rows(rows.ids, rows.amounts[:3]),
+            graph.Rows(rows.ids, rows.amounts[3:]),
+            np.stack(ends, axis=1).astype(np.float32),
         )
 
-    def probabilities(self, model: EdgeModel, nodes: graph.Indices | None = None) -> Array:
-        """(m, k) float32: that the edges of `nodes` (default all) join one person; 1 to itself."""
-        chosen = np.arange(len(self.near.indices), dtype=np.int32) if nodes is None else nodes
+    def features(self, nodes: Indices, asked: NDArray[np.bool_] | None = None) -> Array:
+        """(m, k, f) float32 for the edges of `nodes` (m,) int32, in their neighbours' order.
+
+        With `asked` (m, k) only the edges it marks get overlaps, which cost the most.
+        Symmetric in the two ends. Standing is the similarity against the strangers around one end,
+        in their standard deviations (the adaptive s-norm of Matejka et al. 2017); lead is that
+        against the best other neighbour, in the set's spread; commonness how much an end is like
+        the mean face.
+        """
+        targets, similarity = self.near.indices[nodes], self.near.similarities[nodes]
+        k, by = targets.shape[1], self.strangers
+        here, there = self.ends[nodes][:, None], self.ends[targets]
+        out = np.empty((*targets.shape, len(FEATURES)), np.float32)
+        out[..., 0] = (similarity - by.middle) / by.spread
+        out[..., 1] = self.frame.raw(nodes, targets, similarity)
+        out[..., 1] = (out[..., 1] - by.raw_middle) / by.raw_spread
+        common = targets if asked is None else np.where(asked, targets, np.int32(-1))
+        out[..., 2:5] = np.moveaxis(graph.overlap(self.rows, nodes, common), 0, 2)
+        out[..., 5:7] = ((here[..., :2] + there[..., :2]) / 2 - by.middle) / by.spread
+        back = np.log1p(graph.lookup(self.ranks, nodes, targets, absent=float(k)))
+        forth = np.log1p(np.arange(k, dtype=np.float32))
+        _both(out[..., 7:9], back, np.broadcast_to(forth, back.shape))
+        _both(out[..., 9:11], *(((similarity - e[..., 2]) / e[..., 3]) for e in (here, there)))
+        _both(out[..., 11:13], *(_lead(similarity, e) / by.spread for e in (here, there)))
+        along = self.frame.along
+        centre, unit = np.float32(self.frame.offset), np.float32(1 / by.raw_spread)
+        ordinary = ((along[nodes, None] - centre) * unit, (along[targets] - centre) * unit)
+        _both(out[..., 13:15], *ordinary)
+        return out
+
+    def first_pass(self, network: Network, nodes: Indices | None = None) -> Array:
+        """(m, k) float32 probabilities of the edges of `nodes` (default all); 1 to itself."""
+        chosen = _all(self.near) if nodes is None else nodes
         out = np.empty((len(chosen), self.near.indices.shape[1]), np.float32)
-        for start in range(0, len(chosen), CHUNK):
-            part = chosen[start : start + CHUNK]
-            out[start : start + CHUNK] = model(self.features(part))
+
+        def judge(part: slice) -> None:
+            out[part] = network(self.features(chosen[part]))
+
+        _each_chunk(judge, len(chosen))
         out[self.near.indices[chosen] < 0] = 0.0
         out[:, 0] = 1.0
         return out
+
+    def second_pass(self, network: Network, first: Array, nodes: Indices | None = None) -> Array:
+        """(m, k) float32 like `first_pass`, with what `first` (n, k), the first pass of every face
+        here, says; edges it held unlikely are 0."""
+        chosen = _all(self.near) if nodes is None else nodes
+        support = Support.of(self.near.indices, first)
+        out = np.zeros((len(chosen), self.near.indices.shape[1]), np.float32)
+
+        def judge(part: slice) -> None:
+            some = chosen[part]
+            likely = first[some] >= LIKELY
+            described = [self.features(some, likely)[likely], support.features(some)[likely]]
+            found = np.zeros(likely.shape, np.float32)
+            found[likely] = network(np.concatenate(described, axis=1))
+            out[part] = found
+
+        _each_chunk(judge, len(chosen))
+        out[:, 0] = 1.0
+        return out
+
+    def probabilities(self, model: EdgeModel) -> Array:
+        """(n, k) float32: that edges join one person, after both passes."""
+        return self.second_pass(model.second, self.first_pass(model.first))
 
 
 def own_scale_amounts(near: Neighbours) -> Array:
@@ -231,27 +164,31 @@ def own_scale_amounts(near: Neighbours) -> Array:
     return np.asarray(np.sqrt(weights, out=weights), np.float32)
 
 
+def _all(near: Neighbours) -> Indices:
+    return np.arange(len(near.indices), dtype=np.int32)
+
+
+def _each_chunk(work: Callable[[slice], None], n: int) -> None:
+    # numpy and the extension release the GIL; every chunk writes rows of its own.
+    with ThreadPoolExecutor(graph.THREADS) as pool:
+        chunks = (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+        for _ in pool.map(work, chunks):
+            pass
+
+
+def _both(out: Array, here: Array, there: Array) -> None:
+    np.maximum(here, there, out=out[..., 0])
+    np.minimum(here, there, out=out[..., 1])
+
+
+def _lead(similarity: Array, ends: Array) -> Array:
+    """The similarity less that of the end's best other neighbour."""
+    best, second = ends[..., 4], ends[..., 5]
+    return np.asarray(similarity - np.where(similarity >= best - 1e-7, second, best))
+
+
 def _first(n: int, k: int, count: int) -> Array:
     # Products of these sum to the share of `count` first neighbours that two faces have in common.
     row = np.zeros(k, np.float32)
     row[:count] = 1.0 / np.sqrt(count)
     return np.broadcast_to(row, (n, k))
-
-
-def strangers(space: Space) -> tuple[float, float, float, float]:
-    """What similarities between strangers are like: middle and spread of centred, then raw ones.
-
-    The median and its distance to the 16 % quantile, over pairs of evenly drawn faces: pairs of one
-    person lie above the median, so they do not widen the spread.
-    """
-    n = len(space.rows)
-    drawn = np.unique(np.linspace(0, n - 1, min(n, 1500)).astype(np.int32))
-    centred = space.rows[drawn] @ space.rows[drawn].T
-    raw = space.raw(drawn, np.broadcast_to(drawn, centred.shape), centred)
-    off = ~np.eye(len(drawn), dtype=bool)
-    trust = n / (n + FEW)
-    found: list[float] = []
-    for values in (centred, raw):
-        low, middle = np.quantile(values[off], (0.16, 0.5)) if n > 1 else (-PRIOR, 0.0)
-        found += [trust * float(middle), trust * float(middle - low) + (1.0 - trust) * PRIOR]
-    return found[0], max(found[1], 1e-3), found[2], max(found[3], 1e-3)

@@ -15,6 +15,7 @@ from edgeface.types import Array
 
 Indices = NDArray[np.int32]
 THREADS = 2
+BLOCK = 16_384
 
 
 def _extension() -> Any:
@@ -44,12 +45,17 @@ class Rows:
     @classmethod
     def of(cls, indices: Indices, amounts: list[Array]) -> Rows:
         """Sort rows of neighbours; -1 marks a missing one."""
-        ids = np.where(indices < 0, reference.PAD, indices)
-        order = np.argsort(ids, axis=1)
-        return cls(
-            np.ascontiguousarray(np.take_along_axis(ids, order, axis=1), np.int32),
-            np.stack([np.take_along_axis(a, order, axis=1) for a in amounts]).astype(np.float32),
-        )
+        n, k = indices.shape
+        ids = np.empty((n, k), np.int32)
+        sorted_amounts = np.empty((len(amounts), n, k), np.float32)
+        for start in range(0, n, BLOCK):
+            part = slice(start, start + BLOCK)
+            padded = np.where(indices[part] < 0, reference.PAD, indices[part])
+            order = np.argsort(padded, axis=1)
+            ids[part] = np.take_along_axis(padded, order, axis=1)
+            for channel, amount in enumerate(amounts):
+                sorted_amounts[channel, part] = np.take_along_axis(amount[part], order, axis=1)
+        return cls(ids, sorted_amounts)
 
 
 def overlap(rows: Rows, nodes: Indices, targets: Indices, *, mean: bool = False) -> Array:

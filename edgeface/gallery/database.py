@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ Execute = Callable[..., Rows]
 
 APPLICATION = 0x45464741  # "EFGA" in the SQLite header: an edgeface gallery
 BUSY_SECONDS = 60.0
+SETTLED_NS = 50_000_000  # several ticks of the clock that stamps files, 10 ms at the slowest
 QUICK_CHECK_BYTES = 64 << 20  # above this an integrity check would dominate opening
 
 # One script per schema version; a gallery of version n runs scripts n, n + 1, ... when opened.
@@ -98,20 +100,23 @@ class SqliteDatabase:
         _check_file(path, create=create)
         self._write_lock, self._read_lock = threading.RLock(), threading.RLock()
         self._watch_lock, self._stamp = threading.Lock(), 0
+        self._settled: int | None = None  # when the file was written that `_stamp` describes
         self._connections: list[sqlite3.Connection] = []
         try:
             with self._mended():
                 self._writer = self._connect()
                 self._reader = self._connect()
-                self._watcher = self._connect(timeout=0.0)
+                self._watcher = self._connect()
+                # Only from here on: what `_connect` asks reads the file and has to wait its turn.
+                self._watcher.execute("PRAGMA busy_timeout=0")
                 self._prepare()
         except BaseException:
             self.close()
             raise
 
-    def _connect(self, timeout: float = BUSY_SECONDS) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=timeout, isolation_level=None, check_same_thread=False
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         self._connections.append(connection)
         for pragma in ("synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON"):
@@ -174,6 +179,9 @@ class SqliteDatabase:
         rather answers from the moment before than waits for a disk."""
         self._check_process()
         with self._watch_lock:
+            written = _written(self.path)
+            if written is not None and written == self._settled:
+                return self._stamp
             try:
                 (self._stamp,) = self._watcher.execute("PRAGMA data_version").fetchone()
             except sqlite3.OperationalError as error:
@@ -181,6 +189,8 @@ class SqliteDatabase:
                     raise self._translated(error) from error
             except sqlite3.Error as error:
                 raise self._translated(error) from error
+            else:
+                self._settled = written
             return self._stamp
 
     def scrub(self) -> None:
@@ -204,26 +214,41 @@ class SqliteDatabase:
     def _mended(self) -> Iterator[None]:
         """Turn SQLite's errors into GalleryError, each with what to do."""
         self._check_process()
+        start = time.monotonic()
         try:
             yield
         except sqlite3.Error as error:
-            raise self._translated(error) from error
+            raise self._translated(error, time.monotonic() - start) from error
 
-    def _translated(self, error: sqlite3.Error) -> GalleryError:
+    def _translated(self, error: sqlite3.Error, waited: float = 0.0) -> GalleryError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         mend = {
             sqlite3.SQLITE_NOTADB: "is not a gallery: choose another path",
             sqlite3.SQLITE_CORRUPT: "is damaged: restore a backup",
             sqlite3.SQLITE_FULL: "cannot grow, the disk is full: free space and try again",
             sqlite3.SQLITE_IOERR: "cannot be read or written: check its disk and free space",
-            sqlite3.SQLITE_BUSY: f"has been locked by another process for {BUSY_SECONDS:.0f} s: "
-            "close that process and try again",
+            sqlite3.SQLITE_BUSY: f"is locked by another process, waited {waited:.1f} s: close that "
+            "process and try again",
             sqlite3.SQLITE_READONLY: "may not be written: change its permissions",
             sqlite3.SQLITE_CANTOPEN: "cannot be opened: check the folder and its permissions",
         }
         if "closed database" in str(error):
             return GalleryError(f"{self.place} has been closed: open it again")
         return GalleryError(f"{self.place} {mend.get(code, 'cannot be used')} ({error})")
+
+
+def _written(path: Path) -> int | None:
+    """When the file was last written, None while a further change could bear the same time.
+
+    Asking the folder takes a tenth of the time of asking SQLite, which locks and reads the file.
+    """
+    if os.name != "posix":  # elsewhere the time may lag behind an open file's content
+        return None
+    try:
+        written = path.stat().st_mtime_ns
+    except OSError:
+        return None  # gone or moved: SQLite still holds what it has opened
+    return written if abs(time.time_ns() - written) > SETTLED_NS else None
 
 
 def _executor(connection: sqlite3.Connection) -> Execute:

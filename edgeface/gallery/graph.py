@@ -112,7 +112,7 @@ class Hnsw:
             kept, rows = self.contents()
             places, sims = topk(probes, rows, k, threads=THREADS)
             return kept[places], sims
-        return ids.astype(np.int64), np.asarray(1.0 - distances, np.float32)
+        return ids.view(np.int64), 1.0 - distances
 
     def contents(self) -> tuple[Ids, Array]:
         """Ids (n,) and rows (n, d), copied out of the graph."""

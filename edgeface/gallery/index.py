@@ -107,24 +107,29 @@ class Index:
     def search(self, probes: Array, k: int) -> list[list[Match]]:
         """For each probe (q, d) the `k` nearest people, each by its most similar sample."""
         with self._lock.reading():
-            found: list[list[Match]] = [[] for _ in probes]
-            pending, take = list(range(len(probes))), min(4 * k, len(self.searcher))
-            while pending and take:
-                some = probes if len(pending) == len(probes) else probes[pending]
-                ids, sims = self.searcher.search(some, take)
-                for i, a, b in zip(pending, ids.tolist(), sims.tolist(), strict=True):
-                    found[i] = self._people(a, b, k)
-                if take == len(self.searcher):
-                    break
-                # A person with many samples may fill the answer: look further for these probes.
-                pending = [i for i in pending if len(found[i]) < k]
-                take = min(4 * take, len(self.searcher))
+            held = len(self.searcher)
+            if not held:
+                return [[] for _ in probes]
+            take = min(4 * k, held)
+            found = self._found(probes, take, k)
+            # A person with many samples may fill the answer: look further for these probes.
+            while take < held and (short := [i for i, row in enumerate(found) if len(row) < k]):
+                take = min(4 * take, held)
+                for i, row in zip(short, self._found(probes[short], take, k), strict=True):
+                    found[i] = row
             return found
+
+    def _found(self, probes: Array, take: int, k: int) -> list[list[Match]]:
+        """The people among the `take` samples nearest to each probe, at most `k`."""
+        ids, sims = self.searcher.search(probes, take)
+        rows = zip(ids.tolist(), sims.tolist(), strict=True)
+        return [self._people(a, b, k) for a, b in rows]
 
     def _people(self, ids: list[int], sims: list[float], k: int) -> list[Match]:
         best: dict[int, float] = {}
         for i, similarity in zip(ids, sims, strict=True):
-            best.setdefault(self._owner[i], similarity)
-            if len(best) == k:
-                break
+            if (person := self._owner[i]) not in best:
+                best[person] = similarity
+                if len(best) == k:
+                    break
         return [Match(person, self._names[person], sim) for person, sim in best.items()]

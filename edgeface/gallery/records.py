@@ -87,6 +87,9 @@ def check_name(name: str, *, reserved: bool = True) -> str:
     return clean
 
 
+_UNIT = 2e-6  # how far the square of a length may be from one
+
+
 def unit_rows(embeddings: ArrayLike, size: int) -> Array:
     """`embeddings` (n, size), or one (size,), as (n, size) float32 rows of length one.
 
@@ -100,12 +103,15 @@ def unit_rows(embeddings: ArrayLike, size: int) -> Array:
         )
     if not len(rows):
         raise GalleryError("no embeddings: give at least one face")
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    squares = np.einsum("ij,ij->i", rows, rows)
+    # Rows of length one stay as they are, bit for bit, so that what is read back compares equal.
+    if all(abs(square - 1.0) < _UNIT for square in squares.tolist()):
+        return rows
+    norms = np.sqrt(squares)[:, None]
     if not np.isfinite(norms).all() or norms.min() < 1e-6:
         raise GalleryError("an embedding is all zeros or not finite: leave that face out")
-    # Rows of length one stay as they are, bit for bit, so that what is read back compares equal.
-    off = np.abs(norms - 1.0) > 1e-6
-    return np.where(off, rows / norms, rows).astype(np.float32) if off.any() else rows
+    off = np.abs(norms - 1.0) > _UNIT / 2
+    return np.where(off, rows / norms, rows).astype(np.float32)
 
 
 def unknown(name: str, known: Iterable[str], place: str) -> GalleryError:

@@ -1,0 +1,82 @@
+"""A picture of what a track's faces said: how similar each was, what it weighed, and how similar
+their template became over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from edgeface.types import Array, Image
+
+WIDTH, HEIGHT = 960, 240  # of the panel of one track
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 34, 30  # margins
+LOWEST, HIGHEST = -0.2, 1.0  # of the similarity axis
+BLACK, GREY, LIGHT = (40, 40, 40), (150, 150, 150), (225, 225, 225)
+FACE, FUSED, LIMIT = (200, 140, 60), (60, 60, 210), (80, 160, 80)  # BGR
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """One track against one person: per face `times` (n,) s, `similarities` (n,), `shares` (n,) in
+    the last template, sum 1, and `fused` (n,), the similarity of the template so far."""
+
+    title: str
+    times: Array
+    similarities: Array
+    shares: Array
+    fused: Array
+    threshold: float
+
+
+def plot(curves: Sequence[Curve]) -> Image:
+    """Panels (240 n, 960, 3) uint8 BGR, one under the other; an empty one for no curves."""
+    if not curves:
+        empty = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+        _text(empty, "no track had a face good enough to go by", (LEFT, HEIGHT // 2), BLACK)
+        return empty
+    return np.concatenate([_panel(curve) for curve in curves])
+
+
+def _panel(curve: Curve) -> Image:
+    panel = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    begin, end = float(curve.times[0]), max(float(curve.times[-1]), float(curve.times[0]) + 1e-3)
+    x = LEFT + (curve.times - begin) / (end - begin) * (WIDTH - LEFT - RIGHT)
+    for level in np.arange(0.0, HIGHEST + 0.01, 0.2):
+        y = _y(float(level))
+        cv2.line(panel, (LEFT, y), (WIDTH - RIGHT, y), LIGHT, 1)
+        _text(panel, f"{level:.1f}", (14, y + 4), GREY)
+    limit = _y(curve.threshold)
+    for start in range(LEFT, WIDTH - RIGHT, 12):
+        cv2.line(panel, (start, limit), (start + 6, limit), LIMIT, 1, cv2.LINE_AA)
+    _text(panel, f"{curve.threshold:.2f}", (WIDTH - RIGHT - 34, limit - 4), LIMIT)
+    tallest = max(float(curve.shares.max()), 1e-9)
+    for place, share in zip(x, curve.shares, strict=True):
+        tall = max(0, round(float(share) / tallest * 0.3 * (HEIGHT - TOP - BOTTOM)))
+        at = round(float(place))
+        cv2.line(panel, (at, HEIGHT - BOTTOM), (at, HEIGHT - BOTTOM - tall), LIGHT, 3)
+    for place, similarity in zip(x, curve.similarities, strict=True):
+        centre = (round(float(place)), _y(float(similarity)))
+        cv2.circle(panel, centre, 2, FACE, cv2.FILLED, cv2.LINE_AA)
+    line = np.stack([np.round(x), [_y(float(s)) for s in curve.fused]], axis=1).astype(np.int32)
+    cv2.polylines(panel, [line[:, None]], False, FUSED, 2, cv2.LINE_AA)
+    cv2.circle(panel, (int(line[-1, 0]), int(line[-1, 1])), 3, FUSED, cv2.FILLED, cv2.LINE_AA)
+    _text(panel, curve.title, (LEFT, 20), BLACK)
+    for text, colour, back in (("faces", FACE, 210), ("template", FUSED, 150), ("share", GREY, 70)):
+        _text(panel, text, (WIDTH - RIGHT - back, 20), colour)
+    _text(panel, f"{begin:.1f} s", (LEFT, HEIGHT - 10), GREY)
+    _text(panel, f"{end:.1f} s", (WIDTH - RIGHT - 50, HEIGHT - 10), GREY)
+    return panel
+
+
+def _y(similarity: float) -> int:
+    share = (np.clip(similarity, LOWEST, HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
+    return round(float(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)))
+
+
+def _text(panel: Image, text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    # OpenCV's built-in fonts know ASCII only; what they lack is shown as a question mark.
+    shown = text.encode("ascii", "replace").decode()
+    cv2.putText(panel, shown, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)

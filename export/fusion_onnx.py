@@ -1,0 +1,108 @@
+"""The two graphs of a fusion network: `update` says what faces add to a state, `readout` gives the
+first estimate of a state's template.
+
+update: `embedding` (n, d) unit rows and `quality` (n,) to `share` (n, m), `token` (n, w) and
+`weight` (n, 1). readout: sums `total` (b, m, d), `mass` (b, m) and `tokens` (b, m, w) to `template`
+(b, d). Float32, any n and b.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+Floats = NDArray[np.float32]
+OPSET = 20  # the first with Gelu
+
+
+class _Graph:
+    """Nodes and weights under construction; every method returns the name of its output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def constant(self, value: Tensor | Floats | list[int] | float) -> str:
+        array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        kind = np.int64 if isinstance(value, list) else np.float32
+        name = f"c{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(array.astype(kind), name))
+        return name
+
+    def node(self, kind: str, *inputs: str, output: str = "", **attributes: object) -> str:
+        output = output or f"n{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def linear(self, x: str, layer: nn.Linear) -> str:
+        product = self.node("MatMul", x, self.constant(layer.weight.T))
+        return self.node("Add", product, self.constant(layer.bias))
+
+    def model(
+        self, inputs: dict[str, list[str | int]], outputs: dict[str, list[str | int]]
+    ) -> onnx.ModelProto:
+        shaped = [
+            [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in some.items()]
+            for some in (inputs, outputs)
+        ]
+        model = helper.make_model(
+            helper.make_graph(self.nodes, "fusion", *shaped, self.weights),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            producer_name="edgeface",
+            ir_version=9,
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def update_graph(update: nn.Module, shift: Floats, spread: Floats, floor: float) -> onnx.ModelProto:
+    """The graph of `export.fusion.Update`, which goes by embeddings less `shift` (d,) over `spread`
+    (d,)."""
+    g, (centres, width) = _Graph(), update.anchors.shape
+    floored = g.node("Add", "quality", g.constant(floor))
+    log = g.node("Unsqueeze", g.node("Log", floored), g.constant([1]))
+    quality = g.node("Unsqueeze", "quality", g.constant([1]))
+    scaled = g.node("Sub", "embedding", g.constant(shift))
+    scaled = g.node("Div", scaled, g.constant(spread))
+    x = g.linear(g.node("Concat", scaled, quality, log, axis=1), update.first)
+    active, normal, inner, _ = update.token
+    x = g.node("PRelu", x, g.constant(active.weight))
+    gain, bias = g.constant(normal.weight), g.constant(normal.bias)
+    x = g.node("LayerNormalization", x, gain, bias, axis=-1, epsilon=normal.eps)
+    token = g.node("Gelu", g.linear(x, inner), output="token")
+    weight = g.node("Add", g.linear(token, update.weight), log)
+    weight = g.node("Exp", weight, output="weight")
+    scores = g.node("MatMul", g.linear(token, update.key), g.constant(update.anchors.T))
+    scores = g.node("Div", scores, g.constant(width**0.5))
+    g.node("Mul", g.node("Softmax", scores, axis=1), weight, output="share")
+    return g.model(
+        {"embedding": ["n", len(shift)], "quality": ["n"]},
+        {"share": ["n", centres], "token": ["n", width], "weight": ["n", 1]},
+    )
+
+
+def readout_graph(readout: nn.Module) -> onnx.ModelProto:
+    """The graph of `export.fusion.Readout`."""
+    g, (centres, width) = _Graph(), readout.anchors.shape
+    size = readout.channels.out_features
+    mass = g.node("Unsqueeze", "mass", g.constant([2]))
+    safe = g.node("Add", mass, g.constant(1e-12))
+    mean = g.node("Div", "total", safe)
+    agreement = g.node("ReduceL2", mean, g.constant([2]), keepdims=1)
+    anchors = g.node("Expand", g.constant(readout.anchors), g.node("Shape", "tokens"))
+    tokens = g.node("Div", "tokens", safe)
+    grown = g.node("Log", g.node("Add", mass, g.constant(1.0)))
+    about = g.node("Concat", anchors, tokens, agreement, grown, axis=2)
+    h = g.node("Gelu", g.linear(about, readout.mix[0]))
+    common = g.node("ReduceMean", h, g.constant([1]), keepdims=1)
+    h = g.node("Concat", h, g.node("Expand", common, g.node("Shape", h)), axis=2)
+    scores = g.node("Add", g.linear(h, readout.channels), g.node("Log", safe))
+    chosen = g.node("Mul", g.node("Softmax", scores, axis=1), mean)
+    g.node("ReduceSum", chosen, g.constant([1]), keepdims=0, output="template")
+    return g.model(
+        {"total": ["b", centres, size], "mass": ["b", centres], "tokens": ["b", centres, width]},
+        {"template": ["b", size]},
+    )

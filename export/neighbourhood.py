@@ -1,0 +1,162 @@
+"""A neighbourhood transformer as edge model: attention inside the 64 neighbours of one face.
+
+After the similarity prediction of Chen et al., On Mitigating Hard Clusters for Face Clustering,
+ECCV 2022, whose released code attends across the faces of a minibatch instead; here the batch is
+one (`tests/test_export_neighbourhood.py`). A token is a neighbour: what the edge model sees of its
+edge, its rank, and, as a bias of the attention, its similarity to the other neighbours, so that the
+network fits embedders of any length and scale.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeface.cluster.model import FEATURES
+
+if TYPE_CHECKING:
+    from export.similarity import Case
+
+WIDTH, HEADS, LAYERS = 32, 4, 2
+STEPS, ANCHORS, RATE = 1500, 96, 2e-3
+
+
+class Layer(nn.Module):
+    """Pre-norm attention with an additive bias per head, and a feed-forward step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.inward, self.outward = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.forth, self.back = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.closeness = nn.Parameter(torch.full((HEADS,), 0.2))
+
+    def forward(self, tokens: Tensor, closeness: Tensor) -> Tensor:
+        # A shape that needs no Python numbers, so that the exported graph takes any batch.
+        heads = self.inward(self.before(tokens)).unflatten(-1, (3, HEADS, WIDTH // HEADS))
+        queries, keys, values = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = queries @ keys.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5
+        scores = scores + self.closeness[:, None, None] * closeness[:, None]
+        mixed = (scores.softmax(-1) @ values).transpose(1, 2).flatten(2)
+        tokens = tokens + self.outward(mixed)
+        return tokens + self.back(torch.relu(self.forth(self.after(tokens))))
+
+
+class NeighbourhoodTransformer(nn.Module):
+    """`features` (b, k, f) of the edges of b faces, the face itself first, and `closeness`
+    (b, k, k), similarities between the neighbours in the set's spread, to logits (b, k)."""
+
+    def __init__(self, k: int, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("scale", torch.tensor(scale))
+        self.embed = nn.Linear(len(FEATURES), WIDTH)
+        self.rank = nn.Parameter(torch.randn(k, WIDTH) * 0.1)
+        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
+        self.last = nn.LayerNorm(WIDTH)
+        self.judge = nn.Sequential(nn.Linear(2 * WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1))
+
+    def forward(self, features: Tensor, closeness: Tensor) -> Tensor:
+        tokens = self.embed((features - self.mean) / self.scale) + self.rank
+        for layer in self.layers:
+            tokens = layer(tokens, closeness)
+        tokens = self.last(tokens)
+        anchor = tokens[:, :1].expand_as(tokens)
+        logits: Tensor = self.judge(torch.cat([anchor, tokens], dim=2))[..., 0]
+        return logits
+
+
+def inputs(case: Case, nodes: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
+    """What the network is given of `nodes` (m,)."""
+    indices = case.around.near.indices[nodes]
+    rows = case.rows[indices]
+    by = case.around.strangers
+    closeness = (np.einsum("bkd,bld->bkl", rows, rows) - by.middle) / by.spread
+    return torch.tensor(case.around.features(nodes)), torch.tensor(closeness.astype(np.float32))
+
+
+def trained(of: list[Case], seed: int) -> NeighbourhoodTransformer:
+    """Minimise the weighted cross-entropy over the sets that have k neighbours for every face."""
+    from export.similarity import BALANCE
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    k = max(c.around.near.indices.shape[1] for c in of)
+    usable = [c for c in of if c.around.near.indices.shape[1] == k]
+    by_group: dict[tuple[str, str], list[Case]] = {}
+    for case in usable:
+        by_group.setdefault(case.group, []).append(case)
+    sample = np.concatenate(
+        [
+            cs[0].around.features(cs[0].nodes[:200]).reshape(-1, len(FEATURES))
+            for cs in by_group.values()
+        ]
+    )
+    network = NeighbourhoodTransformer(k, sample.mean(axis=0), sample.std(axis=0) + 1e-3)
+    optimiser = torch.optim.AdamW(network.parameters(), RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
+    groups = list(by_group.values())
+    for step in range(STEPS):
+        group = groups[step % len(groups)]
+        case = group[int(rng.integers(len(group)))]
+        nodes = np.sort(rng.choice(case.nodes, min(ANCHORS, len(case.nodes)), replace=False))
+        sizes = np.bincount(case.labels)[case.labels[nodes]]
+        same = case.labels[case.around.near.indices[nodes]] == case.labels[nodes, None]
+        weight = np.where(same, np.maximum(sizes - 1, 1)[:, None] ** -BALANCE, 1.0)
+        weight[:, 0] = 0.0
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            network(*inputs(case, nodes)),
+            torch.tensor(same.astype(np.float32)),
+            weight=torch.tensor((weight / weight.mean()).astype(np.float32)),
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 250 == 0:
+            print(f"transformer: step {step} loss {loss.item():.4f}", file=sys.stderr)
+    return network.eval()
+
+
+def judge(network: NeighbourhoodTransformer, case: Case) -> NDArray[np.float32]:
+    """(n, k) probabilities: the mean of what both ends say of an edge where both list it. Sets of
+    fewer than k faces are beyond the network and get those of nobody."""
+    indices = case.around.near.indices
+    n, k = indices.shape
+    out = np.zeros((n, k), np.float32)
+    if k == len(network.rank):
+        with torch.no_grad():
+            for start in range(0, n, 256):
+                nodes = np.arange(start, min(start + 256, n), dtype=np.int32)
+                out[nodes] = network(*inputs(case, nodes)).sigmoid().numpy()
+    out[:, 0] = 1.0
+    return out
+
+
+def to_onnx(network: NeighbourhoodTransformer, path: str | Path) -> None:
+    """Write the network with a free batch: inputs `features`, `closeness`, output `logits`."""
+    k = len(network.rank)
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():  # the exporter's own use of deprecated torch internals
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network.eval(),
+            (torch.zeros(2, k, len(FEATURES)), torch.zeros(2, k, k)),
+            input_names=["features", "closeness"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(path))

@@ -1,0 +1,272 @@
+"""A folded chain as it behaves in INT8: calibration, bias correction, fine-tuning, all in PyTorch.
+
+Weights int8 per output channel, symmetric; every map uint8 per tensor, asymmetric, because PReLU's
+outputs have both signs; a residual branch is rounded before its addition too, which lets OpenVINO
+add inside the convolution; the raw embedding stays float. What is rounded here is rounded at the
+same place by the graphs of `quantize`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.folded import Layer, hidden, rescale
+
+Images = NDArray[np.uint8]
+# The input in steps: (x − 128) / 127.5, which uint8 holds exactly; the half step to the network's
+# own (x − 127.5) / 127.5 is in the first layer's bias.
+CENTRE, UNIT = 128.0, 127.5
+LEVELS = 255
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, layer: Layer) -> Tensor:
+    return functional.conv2d(x, weight, bias, layer.stride, layer.padding, groups=layer.groups)
+
+
+def activate(x: Tensor, slope: Tensor | None) -> Tensor:
+    """PReLU written out: PyTorch's own backward costs a CPU more than the convolutions."""
+    if slope is None:
+        return x
+    return x.clamp(min=0) + slope.view(-1, 1, 1) * x.clamp(max=0)
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Nearest integer, the gradient passed straight through."""
+    return x + (x.round() - x).detach()
+
+
+def weight_scale(weight: Tensor) -> Tensor:
+    """int8 step of every output channel (o, 1, 1, 1), the one with the least squared error of a few
+    between 70 and 100 % of the largest weight."""
+    flat = weight.detach().flatten(1)
+    best = torch.full((len(flat),), torch.inf)
+    scale = torch.ones(len(flat))
+    top = flat.abs().amax(1).clamp(min=1e-8) / 127
+    for part in np.linspace(0.7, 1.0, 16):
+        step = top * float(part)
+        error = (flat - (flat / step[:, None]).round().clamp(-127, 127) * step[:, None]).square()
+        better = error.sum(1) < best
+        best, scale = torch.where(better, error.sum(1), best), torch.where(better, step, scale)
+    return scale.view(-1, 1, 1, 1)
+
+
+def range_of(values: Tensor, *, samples: int = 200_000) -> tuple[float, float]:
+    """(scale, zero point) of a uint8 map: of the observed range and some that cut off up to 30 % of
+    either end, the one with the least squared error."""
+    flat = values.flatten()
+    low, high = min(0.0, flat.min().item()), max(0.0, flat.max().item())
+    some = flat[:: max(1, len(flat) // samples)]
+    best, chosen = math.inf, (1.0, 0.0)
+    for cut_low, cut_high in itertools.product((1.0, 0.9, 0.8, 0.7), repeat=2):
+        scale = max((high * cut_high - low * cut_low) / LEVELS, 1e-8)
+        zero = float(min(max(round(-low * cut_low / scale), 0), LEVELS))
+        q = ((some / scale).round() + zero).clamp(0, LEVELS)
+        error = ((q - zero) * scale - some).square().mean().item()
+        if error < best:
+            best, chosen = error, (scale, zero)
+    return chosen
+
+
+class SimulatedInt8(nn.Module):
+    """The chain with every rounding of its INT8 form; parameters are trainable.
+
+    `log_scale`, `zero` (2, layers) are the maps' steps and zero points, row 0 of what a layer
+    leaves, row 1 of a residual branch before its addition; `weight_steps` are the weights' steps.
+    """
+
+    def __init__(self, layers: list[Layer]) -> None:
+        super().__init__()
+        first = layers[0]
+        shift = first.weight.sum((1, 2, 3)) * (CENTRE - 127.5) / UNIT
+        layers = [replace(first, bias=first.bias + shift), *layers[1:]]
+        self.layers = layers
+        self.weights = nn.ParameterList([nn.Parameter(torch.tensor(x.weight)) for x in layers])
+        self.biases = nn.ParameterList([nn.Parameter(torch.tensor(x.bias)) for x in layers])
+        self.slopes = nn.ParameterList(
+            [
+                nn.Parameter(torch.tensor(x.slope), requires_grad=bool(x.slope.any()))
+                if x.slope is not None
+                else nn.Parameter(torch.zeros(0), requires_grad=False)
+                for x in layers
+            ]
+        )
+        self.log_scale = nn.Parameter(torch.zeros(2, len(layers)))
+        self.zero: Tensor
+        self.register_buffer("zero", torch.zeros(2, len(layers)))
+        self.weight_steps = nn.ParameterList(
+            [nn.Parameter(weight_scale(w), requires_grad=False) for w in self.weights]
+        )
+
+    def slope(self, i: int) -> Tensor | None:
+        return None if self.layers[i].slope is None else self.slopes[i]
+
+    def weight(self, i: int) -> Tensor:
+        """The weight as int8 holds it."""
+        step = self.weight_steps[i]
+        return rounded((self.weights[i] / step).clamp(-127, 127)) * step
+
+    def map(self, x: Tensor, i: int, *, branch: bool = False) -> Tensor:
+        """The output of layer `i`, or with `branch` of its convolution, as uint8 holds it; the
+        last layer's stays float."""
+        if i == len(self.layers) - 1:
+            return x
+        scale = self.log_scale[int(branch), i].exp()
+        zero = self.zero[int(branch), i]
+        return (rounded(x / scale + zero).clamp(0, LEVELS) - zero) * scale
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Raw embedding (n, d) of RGB (n, 3, 112, 112) in whole steps 0..255."""
+        x, outputs = (image - CENTRE) / UNIT, dict[str, Tensor]()
+        for i, layer in enumerate(self.layers):
+            x = convolve(x, self.weight(i), self.biases[i], layer)
+            if layer.add:
+                x = self.map(x, i, branch=True) + outputs[layer.add]
+            x = outputs[layer.name] = self.map(activate(x, self.slope(i)), i)
+        return x.flatten(1)
+
+    def set_range(self, values: Tensor, i: int, *, branch: bool = False) -> None:
+        scale, self.zero[int(branch), i] = range_of(values)
+        self.log_scale[int(branch), i] = math.log(scale)
+
+    def tuned(self) -> list[Layer]:
+        """The chain with the trained values."""
+        return [
+            replace(
+                layer,
+                weight=self.weights[i].detach().numpy(),
+                bias=self.biases[i].detach().numpy(),
+                slope=None if layer.slope is None else self.slopes[i].detach().numpy(),
+            )
+            for i, layer in enumerate(self.layers)
+        ]
+
+
+def float_run(
+    layers: list[Layer], image: Tensor, see: Callable[[int, Tensor], None] | None = None
+) -> Tensor:
+    """Raw embedding of the chain in float; `see` gets every layer's output."""
+    x, outputs = (image - 127.5) / 127.5, dict[str, Tensor]()
+    with torch.no_grad():
+        for i, layer in enumerate(layers):
+            x = convolve(x, torch.from_numpy(layer.weight), torch.from_numpy(layer.bias), layer)
+            if layer.add:
+                x = x + outputs[layer.add]
+            slope = None if layer.slope is None else torch.from_numpy(layer.slope)
+            x = outputs[layer.name] = activate(x, slope)
+            if see:
+                see(i, x)
+    return x.flatten(1)
+
+
+def _batches(images: Tensor, size: int = 50) -> Iterator[Tensor]:
+    for i in range(0, len(images), size):
+        yield images[i : i + size]
+
+
+def equalise(layers: list[Layer], images: Tensor, *, partial: float = 0.5) -> list[Layer]:
+    """The chain with every hidden map's channels brought towards one range, exactly (cross-layer
+    equalisation, Nagel et al. 2019, §4.1): before a depthwise layer, whose weights have a step per
+    channel, wholly; before others by the power `partial`, because it spreads their weights."""
+    low = [np.zeros(len(x.bias), np.float32) for x in layers]
+    high = [np.zeros(len(x.bias), np.float32) for x in layers]
+
+    def see(i: int, x: Tensor) -> None:
+        low[i] = np.minimum(low[i], x.amin((0, 2, 3)).numpy())
+        high[i] = np.maximum(high[i], x.amax((0, 2, 3)).numpy())
+
+    for batch in _batches(images):
+        float_run(layers, batch, see)
+    out = list(layers)
+    for i in hidden(layers):
+        spread = np.maximum(high[i], -low[i])
+        spread = np.maximum(spread, spread.max() * 1e-3)
+        power = 1.0 if layers[i + 1].depthwise else partial
+        factor = (spread / np.exp(np.log(spread).mean())) ** -power
+        rescale(out, i, factor.astype(np.float32))
+    return out
+
+
+def calibrate(layers: list[Layer], images: Tensor) -> SimulatedInt8:
+    """The INT8 form of a chain: ranges of least squared error and biases corrected for the shift
+    that rounding brings (Nagel et al. 2019, §4.2), layer after layer on the rounded maps."""
+    model = SimulatedInt8(layers)
+    exact, coarse = {"": (images - 127.5) / 127.5}, {"": (images - CENTRE) / UNIT}
+    last = ""
+    with torch.no_grad():
+        for i, layer in enumerate(layers):
+            weight, bias = torch.from_numpy(layer.weight), torch.from_numpy(layer.bias)
+            int8 = model.weight(i)
+            x = torch.cat([convolve(b, weight, bias, layer) for b in _batches(exact[last])])
+            y = torch.cat(
+                [convolve(b, int8, model.biases[i], layer) for b in _batches(coarse[last])]
+            )
+            shift = (y - x).mean((0, 2, 3))
+            model.biases[i] -= shift
+            y -= shift.view(-1, 1, 1)
+            if layer.add:
+                model.set_range(y, i, branch=True)
+                x, y = x + exact[layer.add], model.map(y, i, branch=True) + coarse[layer.add]
+            x, y = activate(x, model.slope(i)), activate(y, model.slope(i))
+            if i < len(layers) - 1:
+                model.set_range(y, i)
+            if not any(later.add == last for later in layers[i + 1 :]):
+                del exact[last], coarse[last]
+            exact[layer.name], coarse[layer.name] = x, model.map(y, i)
+            last = layer.name
+    return model
+
+
+def similarity(model: SimulatedInt8, images: Tensor, target: Tensor) -> Tensor:
+    """Cosine (n,) of the INT8 form's embeddings to `target` (n, d)."""
+    with torch.no_grad():
+        out = torch.cat([model(batch) for batch in _batches(images)])
+    return functional.cosine_similarity(out, target, dim=1)
+
+
+def tune(
+    model: SimulatedInt8,
+    feed: Callable[[int], Tensor],
+    layers: list[Layer],
+    *,
+    steps: int,
+    rate: float = 2e-4,
+) -> None:
+    """Fine-tune the rounded network, in place, towards the float chain's embeddings (Jacob et al.
+    2018: gradients pass the roundings unchanged). `feed(step)` gives a batch of pictures. The worst
+    of a batch weigh more than the mean: a file is judged by its worst face too."""
+    wide = [*model.weights]
+    thin = [p for p in (*model.biases, *model.slopes) if p.requires_grad]
+    groups = [
+        {"params": wide, "lr": rate, "peak": rate},
+        {"params": thin, "lr": rate, "peak": rate},
+        {"params": [model.log_scale], "lr": rate, "peak": rate * 5},
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    for step in range(steps):
+        image = feed(step)
+        target = functional.normalize(float_run(layers, image), dim=1)
+        distance = 1 - functional.cosine_similarity(model(image), target, dim=1)
+        loss = distance.mean() + (distance.square().mean() + 1e-12).sqrt()
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if step % 20 == 0 or step == steps - 1:
+            print(
+                f"\rint8: step {step + 1}/{steps}, mean 1 - cosine {distance.mean().item():.5f}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+    print(file=sys.stderr)

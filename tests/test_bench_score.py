@@ -1,0 +1,119 @@
+"""bench.score and bench.submodels: what turns timings and answers into figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+stats = pytest.importorskip("scipy.stats")
+
+from bench import score, score_report, submodel_sets, submodels  # noqa: E402
+from bench.timing import Timer, ratio  # noqa: E402
+from edgeface.score import Votes  # noqa: E402
+from edgeface.submodels import unit  # noqa: E402
+from export import heads  # noqa: E402
+
+
+def test_interleaving_times_what_runs() -> None:
+    slow, fast = np.ones((400, 400), np.float32), np.ones((20, 20), np.float32)
+    x = np.zeros((1, 4), np.float32)
+    with Timer(1) as timer:
+        seconds = timer.interleave({"slow": lambda _: slow @ slow, "fast": lambda _: fast @ fast},
+                                   x, 3)  # fmt: skip
+    assert seconds["slow"].shape == (3,) and ratio(seconds["slow"], seconds["fast"]) > 1
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    with pytest.raises(ValueError, match="use fewer"):
+        Timer(100_000)
+
+
+def test_the_best_peer_is_one_float_peer() -> None:
+    seconds = {"fp32": np.array([2.0, 2, 2]), "numpy": np.array([1.0, 6, 6]),
+               "torch": np.array([4.0, 4, 4]),
+               "onnxruntime_int8": np.array([1.0, 1, 1])}  # fmt: skip
+    found = score._against("k", seconds, "fp32", ["numpy", "torch", "onnxruntime_int8"])
+    assert found["k.best_peer"] == "torch" and found["k.ratio_to_best_peer"] == 2
+    assert found["k.ratio_to_onnxruntime_int8"] == 0.5
+
+
+def test_parts_run_where_they_say() -> None:
+    sizes = [10_000, 100_000]
+    assert score._runs("peers", 10_000, sizes, quick=False)
+    assert not score._runs("kernels", 10_000, sizes, quick=False)
+    assert score._runs("linear", 100_000, sizes, quick=False)
+    assert not score._runs("memory", 100_000, sizes, quick=False)
+
+
+def test_a_document_collects_runs_and_marks_misses(tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "score.json"
+    args = argparse.Namespace(update=path)
+    cell = "score.fp32.N360000.D512.Q{}.t1.fraction_of_ceiling"
+    score._kept({cell.format(1): 0.5, cell.format(8): 0.9}, args)
+    score._kept({cell.format(1): 0.6, "score.int8.N10.D8.decisions_differing": 2.0,
+                 "score.int8.N10.D8.Q1.t1.ratio_to_best_peer": 0.7}, args)  # fmt: skip
+    document = json.loads(path.read_text())
+    assert document["figures"][cell.format(1)] == 0.6 and document["figures"][cell.format(8)] == 0.9
+    assert document["figures"]["score.int8.decisions_differing"] == 2
+    tables = path.with_suffix(".md").read_text()
+    assert "| **0.6** | 0.9 |  | 0.88 / 0.75 / 0.88 |" in tables
+    assert "- `score.int8.N10.D8.Q1.t1.ratio_to_best_peer` 0.70" in tables
+
+
+def test_totals_sum_over_cells() -> None:
+    cells = {f"score.int8.N{n}.D8.decisions_differing": 1.0 for n in (1, 2, 3)}
+    assert score_report.totals(cells) == {"score.int8.decisions_differing": 3.0}
+    assert score_report.totals({"score.int8.N1.D8.Q1.t1.ms": 1.0}) == {}
+
+
+def test_mcnemar_is_the_exact_binomial_test() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 200)) < [[0.7], [0.6]]
+    only = int((first & ~second).sum()), int((second & ~first).sum())
+    expected = stats.binomtest(min(only), sum(only)).pvalue
+    assert submodels.mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+    assert submodels.mcnemar(first, first) == 1
+
+
+def test_the_original_mixes_up_classes_past_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submodels, "BATCH_ORIGINAL", 3)
+    w = np.eye(4, dtype=np.float32)
+    x = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]]
+    sim, some = np.array([0, 1, 2, 3, 0]), np.zeros(5, np.float32)
+    wrong = submodels._original(Votes(sim, sim, some, some, some, some), w, x, np.zeros(4, int))
+    # The fourth probe reads the class of the first, the fifth that of the second.
+    assert wrong.a_prime.tolist() == [1, 1, 1, 0, 0]
+
+
+def test_the_generator_has_the_spread_it_was_fitted_to() -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(150), 12)
+    spread = rng.choice([0.02, 0.06], (150, 1))[y]
+    x = unit(unit(rng.standard_normal((150, 24)))[y] + spread * rng.standard_normal((len(y), 24)))
+    real = heads.Features(x, y, [str(i) for i in range(150)])
+    drawn = submodel_sets.synthetic(400, submodel_sets.fit(real), seed=1)
+    want, got = submodel_sets.cosines(real), submodel_sets.cosines(drawn.train)
+    for key in ("genuine_cosine", "impostor_cosine", "impostor_cosine_sd"):
+        assert got[key] == pytest.approx(want[key], abs=0.02), key
+    assert len(drawn.test.y) == 400 * submodel_sets.TEST
+    again = submodel_sets.synthetic(400, submodel_sets.fit(real), seed=1)
+    np.testing.assert_array_equal(again.test.x, drawn.test.x)
+
+
+def test_every_rule_is_judged_and_one_is_advised() -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(40), 12)
+    centres = unit(rng.standard_normal((40, 16)))
+    x = unit(centres[y] + 0.2 * rng.standard_normal((len(y), 16)))
+    known = heads.Features(x, y, [str(i) for i in range(40)])
+    strangers = unit(rng.standard_normal((300, 16)))
+    people = submodel_sets.Faces(known, strangers, np.arange(40) < 20, "toy", "0" * 64)
+    found = submodels.evaluate("toy", people.draw, 2, 1, submodels=3)
+    assert all(0 < float(found[f"submodels.toy.{r}.accuracy"] or 0) <= 1 for r in submodels.RULES)
+    assert found["submodels.toy.default"] in submodels.RULES
+    assert str(found["submodels.toy.advice"]).startswith("pick ")
