@@ -31,7 +31,7 @@ NAMES = tuple(
     sorted(
         file.stem
         for file in HERE.glob("*.py")
-        if "\ndef figures(" in file.read_text(encoding="utf-8")
+        if "\ndef figures(args: argparse.Namespace)" in file.read_text(encoding="utf-8")
     )
 )
 PACKAGES = (

@@ -1,9 +1,9 @@
 """`python -m bench report`: pages, pictures and the README's table from bench/reports/*.json.
 
 Each document becomes a page of the same name, made by `markdown(document)` of `bench.NAME_report`
-where there is such a module and a list of all figures otherwise; README.md among the reports is
-the page to begin with. Nothing is measured here, so it takes seconds and changes nothing when
-nothing was measured anew.
+or `bench.NAME` where there is such a function, and a list of all figures otherwise; README.md among
+the reports is the page to begin with. Nothing is measured here, so it takes seconds and changes
+nothing when nothing was measured anew.
 """
 
 from __future__ import annotations
@@ -194,10 +194,14 @@ def shown(value: object) -> str:
 def page(document: Mapping[str, Any]) -> str:
     """A page with every figure of a document, in sections by the parts of their keys."""
     name = document["bench"]
-    about = importlib.util.find_spec(f"bench.{name}_report")
-    if about is not None:
-        return str(importlib.import_module(f"bench.{name}_report").markdown(document))
-    summary = (importlib.import_module(f"bench.{name}").__doc__ or "").strip()
+    if importlib.util.find_spec(f"bench.{name}_report"):
+        module = importlib.import_module(f"bench.{name}_report")
+    else:
+        module = importlib.import_module(f"bench.{name}")
+    # A bench that lays its figures out by itself knows better.
+    if hasattr(module, "markdown"):
+        return str(module.markdown(document))
+    summary = (module.__doc__ or "").strip()
     machine = ", ".join(f"{k} {v}" for k, v in document["machine"].items())
     lines = [f"# {name}", "", summary, "", f"Commit {document['commit']}; {machine}.", ""]
     if "command" in document:

@@ -24,7 +24,7 @@ SYSTEMS = {
 }
 
 
-def figures(documents: Documents, name: str) -> dict[str, Any]:
+def produced(documents: Documents, name: str) -> dict[str, Any]:
     """The figures of a bench that were produced; none when it was not run."""
     found = documents.get(name, {}).get("figures", {})
     return {k: v for k, v in found.items() if v is not None}
@@ -68,7 +68,7 @@ def sizes(found: Mapping[str, Any]) -> list[str]:
 
 def rates(documents: Documents, axes: Axes) -> bool:
     """Bars: frames per second of every system, by frame size."""
-    found = figures(documents, "pipeline")
+    found = produced(documents, "pipeline")
     clips = sizes(found)
     rows = [(s, c) for s in SYSTEMS for c in clips if f"pipeline.{c}.fps.{s}" in found]
     if not rows:
@@ -85,7 +85,7 @@ def rates(documents: Documents, axes: Axes) -> bool:
 
 def stages(documents: Documents, axes: Axes) -> bool:
     """Stacked bars: milliseconds of each stage, by frame size."""
-    found = figures(documents, "pipeline")
+    found = produced(documents, "pipeline")
     clips = [c for c in sizes(found) if f"pipeline.{c}.stage_ms.detect" in found]
     colours = mpl.colormaps["tab10"]
     for place, clip in enumerate(reversed(clips)):
@@ -108,8 +108,8 @@ def stages(documents: Documents, axes: Axes) -> bool:
 
 def embedders(documents: Documents, axes: Axes) -> bool:
     """Milliseconds per face against accuracy, one circle per model and precision."""
-    speed, accuracy = figures(documents, "embed"), figures(documents, "accuracy")
-    weight = figures(documents, "size")
+    speed, accuracy = produced(documents, "embed"), produced(documents, "accuracy")
+    weight = produced(documents, "size")
     some = False
     for prefix, name, colour in (("", "edgeface", OWN), ("edge.", "edgeface-edge", OWN)):
         for precision in ("fp32", "int8"):
@@ -147,7 +147,7 @@ def _circle(axes: Axes, x: float, y: float, mb: float, label: str, colour: str) 
 
 def search(documents: Documents, axes: Axes) -> bool:
     """Milliseconds of one probe over the number of rows: ours and the peers in the same run."""
-    found = figures(documents, "score")
+    found = produced(documents, "score")
     pattern = re.compile(r"score\.(\w+)\.N(\d+)\.D512\.Q1\.t1\.(ms|ratio_to_\w+)")
     lines: dict[tuple[str, bool], dict[int, float]] = {}
     for key, value in found.items():
@@ -167,7 +167,7 @@ def search(documents: Documents, axes: Axes) -> bool:
 
 def gallery(documents: Documents, axes: Axes) -> bool:
     """Milliseconds of one search over the number of samples."""
-    found = figures(documents, "gallery")
+    found = produced(documents, "gallery")
     number = {"10k": 10_000, "100k": 100_000, "1M": 1_000_000}
     lines: dict[tuple[str, bool], dict[int, float]] = {}
     for key, value in found.items():

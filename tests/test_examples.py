@@ -25,6 +25,8 @@ from conftest import ROOT
 
 from bench import __main__ as bench
 from edgeface import cli
+from edgeface.gallery import Gallery
+from edgeface.models import load_card
 
 EXAMPLES = ROOT / "examples"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,6 +106,16 @@ def desk(tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def stock(gallery: Path) -> None:
+    """Fill a gallery with the people whom the document on galleries looks after."""
+    card = load_card("mobilefacenet", "embedding")
+    rows = np.random.default_rng(5).standard_normal((16, card.size))
+    with Gallery.open(gallery, model=card.digest, size=card.size) as store:
+        store.enroll("Zoë", rows[:9])
+        store.enroll("Robert", rows[9:])
+        store.split("Zoë", list(range(2, 10)))  # stranger-1
+
+
 def here(text: str) -> str:
     """A command or program with what this machine lacks put right: cameras, system folders."""
     return text.replace("cam0", "clip.mp4").replace("/var/lib/edgeface/", "")
@@ -169,6 +181,8 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_of_the_documents_runs(
     document: Path, desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if document.stem == "gallery":
+        stock(desk / "office.gallery")
     for block in blocks(document, "sh"):
         for command in commands(block):
             run_command(command, monkeypatch)
