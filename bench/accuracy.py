@@ -175,9 +175,12 @@ def models(args: argparse.Namespace) -> dict[str, Embed]:
 
 
 def keyed(prefix: str, model: str, values: dict[str, float]) -> dict[str, float]:
-    """`lfw.int8`, `edge.lfw.int8`, `original.lfw.int8`, `lfw311.int8.nmi`: the model's variant goes
-    to the front, its precision behind the figure or, for a data set, before it."""
+    """`lfw.int8`, `edge.lfw.int8`, `lfw311.int8.nmi`: the model's variant goes to the front, its
+    precision behind the figure or, for a data set, before it; a peer's figures stand behind its
+    whole name, `original.int8.lfw`."""
     front, _, precision = model.rpartition(".")
+    if front == "original":
+        return {f"{model}.{prefix + '.' if prefix else ''}{k}": v for k, v in values.items()}
     front = f"{front}." if front else ""
     if prefix:
         return {f"{front}{prefix}.{precision}.{k}": v for k, v in values.items()}

@@ -45,7 +45,7 @@ FAR, RESAMPLES, BINS = 1e-3, 1000, 2000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, how many people, where their features are kept."""
     parser.add_argument("--model", default=DEFAULT)
-    parser.add_argument("--people", type=int, default=300)
+    parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--cache", type=Path, help="keep the described frames in this .npz")
 
 

@@ -29,6 +29,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -43,7 +44,7 @@ from edgeface.detect import Detector
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.follow import Follower
 from edgeface.gallery import Gallery, Growth
-from edgeface.identify import CONFIDENT
+from edgeface.identify import CONFIDENT, LINKING_FPIR
 from edgeface.metrics import bcubed, tpir_at_fpir
 from edgeface.track import TrackerOptions
 from edgeface.types import Array, Image, Sighting, Template, Threshold
@@ -56,7 +57,7 @@ PAD = 24  # pixels around an aligned crop that are made up, and faded out
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and how many composed clips."""
     parser.add_argument("--model", default=DEFAULT)
-    parser.add_argument("--clips", type=int, default=30)
+    parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--keep", type=Path, help="folder to keep the composed clips in")
 
 
@@ -379,14 +380,15 @@ def strangers(sequences: list[Footage], embedder: Embedder, folder: Path) -> dic
     aggregator = Aggregator.of(embedder.card)
     truth = [sequences[i].person for i in order]
     templates = [template(aggregator, sequences[i]) for i in order]
+    curve = Calibration.from_json(json.dumps(embedder.card.raw["impostors"]))
     labels = []
     path = folder / "strangers.gallery"
     with Gallery.open(path, model=embedder.card.digest, size=embedder.size) as gallery:
-        growth = Growth(gallery)
+        growth = Growth(gallery, linking=partial(curve.value_at, fpir=LINKING_FPIR))
         for track, one in enumerate(templates):
             time, match = 10.0 * track, None
             for late in (0.0, 1.5, 3.0):  # a track is looked at more than once
-                threshold = default_threshold(embedder, max(1, len(gallery.people())))
+                threshold = curve.default_at(len(gallery))
                 match = growth.see(track, one, time=time + late, threshold=threshold)
             growth.end(track)
             # Whom nobody could place stays alone.

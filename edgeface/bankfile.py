@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
 import zlib
@@ -27,6 +28,7 @@ _VERSION = 1
 _HEAD = struct.Struct("<8sIII")  # magic, version, header bytes, CRC-32 of all but itself
 _ALIGN = 64
 _LIMIT = 1 << 24  # a header beyond this is damage, not a bank
+_SPARSE = ".exact"  # of these a row here and there is read: reading ahead would fetch them whole
 _DTYPES = {"uint8", "int64", "float16", "float32"}
 
 
@@ -107,7 +109,9 @@ def _map(
 ) -> dict[str, NDArray[Any]]:
     if size != start + meta["size"]:
         raise BankError(f"{path}: {size} bytes, expected {start + meta['size']}; it was cut short")
-    whole = np.memmap(path, dtype=np.uint8, mode="r")
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    whole = np.frombuffer(mapped, dtype=np.uint8)
     arrays = {}
     for label, (dtype, shape, at, section_crc) in meta["sections"].items():
         if dtype not in _DTYPES or any(v < 0 for v in shape):
@@ -119,4 +123,7 @@ def _map(
         if verify and zlib.crc32(raw.data) != section_crc:
             raise BankError(f"{path}: section {label} fails its checksum; copy the bank again")
         arrays[label] = raw.view(dtype).reshape(shape)
+        page = -(start + at) % mmap.PAGESIZE
+        if label.endswith(_SPARSE) and length > page and hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM, start + at + page, length - page)
     return arrays

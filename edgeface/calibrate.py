@@ -73,8 +73,13 @@ class Calibration:
         origin = f"card:fpir={_short(self.fpir)}@N={max(size, 1)}"
         return Threshold(round(self._value_at(max(size, 1)), 4), origin)
 
+    def value_at(self, size: int, *, fpir: float) -> float:
+        """The similarity that the nearest of `size` people reaches, to a stranger, with probability
+        `fpir`; see `at`."""
+        return self._read(-math.expm1(math.log1p(-fpir) * self.size / max(size, 1)))
+
     def _value_at(self, size: int) -> float:
-        return self._read(-math.expm1(math.log1p(-self.fpir) * self.size / size))
+        return self.value_at(size, fpir=self.fpir)
 
     def _read(self, rate: float) -> float:
         x, y = np.log(self.rates), np.array(self.values)

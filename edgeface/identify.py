@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -36,6 +37,9 @@ FacePolicy = Literal["require_one", "largest", "skip"]
 # Detector score from which a face counts; what lies between the card's threshold and this only
 # keeps tracks alive. Precision equals recall here (`detect.dev.break_even` of `bench detect`).
 CONFIDENT = 0.5
+# How often a stranger may join another one: BCubed F of numbered strangers is highest between 2 and
+# 5 % (`video.strangers` of `bench video`).
+LINKING_FPIR = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,17 @@ class Identifier:
         if "impostors" not in card.raw:
             return card.threshold
         return Calibration.from_json(json.dumps(card.raw["impostors"])).default_at(size)
+
+    @property
+    def linking(self) -> Callable[[int], float] | None:
+        """From how many samples there are, the similarity at which a track joins an earlier
+        stranger; None where the threshold was given or no impostors were ever measured."""
+        text = self.gallery.note(CALIBRATION)
+        if text is None and "impostors" in self._embedder.card.raw:
+            text = json.dumps(self._embedder.card.raw["impostors"])
+        if self._fixed is not None or text is None:
+            return None
+        return partial(Calibration.from_json(text).value_at, fpir=LINKING_FPIR)
 
     # Single pictures ---------------------------------------------------------------------------
 
@@ -283,7 +298,7 @@ class Identifier:
                 rules=self._rules,
                 policy=self._policy,
                 tracking=self._tracking,
-                growth=Growth(self.gallery) if self._learn else None,
+                growth=Growth(self.gallery, linking=self.linking) if self._learn else None,
                 bank=self._bank,
             )
         return self._follower

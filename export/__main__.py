@@ -19,6 +19,7 @@ VERBS = {
     "openvino": ("export.to_openvino", "checkpoint to OpenVINO IR, float16 weights or INT8"),
     "parity": ("export.parity", "compare exported files with their checkpoint, exit 1 past budget"),
     "card": ("export.card", "measure a shipped embedder and write its card"),
+    "report": ("export.report", "measure all shipped embedders: cards, table, picture"),
     "cohort": ("export.cohort", "fit the impostor model that ships beside an embedder"),
     "fusion": ("export.fusion", "train how the faces of a track become one template"),
     "similarity": ("export.similarity", "learn the edge similarity used by clustering"),

@@ -105,13 +105,15 @@ def to_onnx(network: Fusion, stem: Path, features: Features) -> dict[str, object
     return about
 
 
-def features_of(pack: Path, cache: Path | None, model: Path, digest: str) -> Features:
+def features_of(
+    pack: Path, people: int | None, cache: Path | None, model: Path, digest: str
+) -> Features:
     """What a cache of this model holds, or the clips of a pack described anew, and kept there."""
     file = cache and cache.with_name(f"{cache.stem}-{digest[:8]}.npz")
     if file and file.exists():
         return Features.load(file)
     data = open_pack(pack)
-    rows = choose(data)
+    rows = choose(data, people)
     cv2.setNumThreads(1)
     found = describe(
         Describer(model), data.images[rows], data.identity[rows], clips=CLIPS, frames=FRAMES
@@ -172,11 +174,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pack", type=Path, required=True, help="crops packed by `export pack`")
     parser.add_argument("--model", default=DEFAULT, help="name or file of the embedder")
     parser.add_argument("--cache", type=Path, help="keep the described clips beside this .npz")
+    parser.add_argument("--people", type=int, help="train on so many, default all")
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--ablation", action="store_true", help="train on other tokens too")
     args = parser.parse_args(argv)
     card = load_card(args.model, "embedding")
-    features = features_of(args.pack, args.cache, card.path, card.digest)
+    features = features_of(args.pack, args.people, args.cache, card.path, card.digest)
     network, about = compare(features, args)
     lead = about["gain_over_best_closed_form"]
     assert isinstance(lead, dict)

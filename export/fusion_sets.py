@@ -23,15 +23,18 @@ FAR, FITTED = 1e-3, 500
 COLUMNS = ((4, 0.0), (8, 0.0), (8, 0.1), (8, 0.3))  # frames and share of another person's
 
 
-def choose(data: Pack, most: int = PICTURES) -> Rows:
-    """Rows of the people with two pictures or more, at most `most` of each."""
+def choose(data: Pack, people: int | None = None, most: int = PICTURES) -> Rows:
+    """Rows of the people with two pictures or more, at most `most` of each; of `people` of them,
+    those with the most pictures, or of all."""
     rows = np.flatnonzero(data.keep & (data.identity >= 0))
     rng = np.random.default_rng(0)
-    kept = []
-    for person in np.unique(data.identity[rows]):
-        own = rows[data.identity[rows] == person]
-        if len(own) >= 2:
-            kept.append(np.sort(rng.permutation(own)[:most]))
+    person, count = np.unique(data.identity[rows], return_counts=True)
+    order = np.argsort(-np.minimum(count, most), kind="stable")[:people]
+    kept = [
+        np.sort(rng.permutation(rows[data.identity[rows] == person[i]])[:most])
+        for i in np.sort(order)
+        if count[i] >= 2
+    ]
     return np.concatenate(kept)
 
 

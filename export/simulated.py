@@ -37,6 +37,8 @@ def activate(x: Tensor, slope: Tensor | None) -> Tensor:
     """PReLU written out: PyTorch's own backward costs a CPU more than the convolutions."""
     if slope is None:
         return x
+    if not torch.is_grad_enabled():
+        return functional.prelu(x, slope)
     return x.clamp(min=0) + slope.view(-1, 1, 1) * x.clamp(max=0)
 
 
@@ -60,12 +62,13 @@ def weight_scale(weight: Tensor) -> Tensor:
     return scale.view(-1, 1, 1, 1)
 
 
-def range_of(values: Tensor, *, samples: int = 200_000) -> tuple[float, float]:
-    """(scale, zero point) of a uint8 map: of the observed range and some that cut off up to 30 % of
-    either end, the one with the least squared error."""
-    flat = values.flatten()
-    low, high = min(0.0, flat.min().item()), max(0.0, flat.max().item())
-    some = flat[:: max(1, len(flat) // samples)]
+def range_of(parts: list[Tensor], *, samples: int = 200_000) -> tuple[float, float]:
+    """(scale, zero point) of a uint8 map seen in `parts`: of the observed range and some that cut
+    off up to 30 % of either end, the one with the least squared error."""
+    low = min(0.0, *(part.min().item() for part in parts))
+    high = max(0.0, *(part.max().item() for part in parts))
+    stride = max(1, sum(part.numel() for part in parts) // samples)
+    some = torch.cat([part.flatten()[::stride] for part in parts])
     best, chosen = math.inf, (1.0, 0.0)
     for cut_low, cut_high in itertools.product((1.0, 0.9, 0.8, 0.7), repeat=2):
         scale = max((high * cut_high - low * cut_low) / LEVELS, 1e-8)
@@ -122,7 +125,10 @@ class SimulatedInt8(nn.Module):
             return x
         scale = self.log_scale[int(branch), i].exp()
         zero = self.zero[int(branch), i]
-        return (rounded(x / scale + zero).clamp(0, LEVELS) - zero) * scale
+        if not torch.is_grad_enabled():
+            q = (x / scale).round_().add_(zero).clamp_(0, LEVELS)
+            return q.sub_(zero).mul_(scale)
+        return (rounded(x / scale) + zero).clamp(0, LEVELS).sub(zero).mul(scale)
 
     def forward(self, image: Tensor) -> Tensor:
         """Raw embedding (n, d) of RGB (n, 3, 112, 112) in whole steps 0..255."""
@@ -134,8 +140,8 @@ class SimulatedInt8(nn.Module):
             x = outputs[layer.name] = self.map(activate(x, self.slope(i)), i)
         return x.flatten(1)
 
-    def set_range(self, values: Tensor, i: int, *, branch: bool = False) -> None:
-        scale, self.zero[int(branch), i] = range_of(values)
+    def set_range(self, parts: list[Tensor], i: int, *, branch: bool = False) -> None:
+        scale, self.zero[int(branch), i] = range_of(parts)
         self.log_scale[int(branch), i] = math.log(scale)
 
     def tuned(self) -> list[Layer]:
@@ -168,7 +174,7 @@ def float_run(
     return x.flatten(1)
 
 
-def _batches(images: Tensor, size: int = 50) -> Iterator[Tensor]:
+def _batches(images: Tensor, size: int = 16) -> Iterator[Tensor]:
     for i in range(0, len(images), size):
         yield images[i : i + size]
 
@@ -199,29 +205,32 @@ def equalise(layers: list[Layer], images: Tensor, *, partial: float = 0.5) -> li
 def calibrate(layers: list[Layer], images: Tensor) -> SimulatedInt8:
     """The INT8 form of a chain: ranges of least squared error and biases corrected for the shift
     that rounding brings (Nagel et al. 2019, §4.2), layer after layer on the rounded maps."""
-    model = SimulatedInt8(layers)
-    exact, coarse = {"": (images - 127.5) / 127.5}, {"": (images - CENTRE) / UNIT}
-    last = ""
+    model, last = SimulatedInt8(layers), ""
+    exact = {"": [(batch - 127.5) / 127.5 for batch in _batches(images)]}
+    coarse = {"": [(batch - CENTRE) / UNIT for batch in _batches(images)]}
     with torch.no_grad():
         for i, layer in enumerate(layers):
             weight, bias = torch.from_numpy(layer.weight), torch.from_numpy(layer.bias)
             int8 = model.weight(i)
-            x = torch.cat([convolve(b, weight, bias, layer) for b in _batches(exact[last])])
-            y = torch.cat(
-                [convolve(b, int8, model.biases[i], layer) for b in _batches(coarse[last])]
-            )
-            shift = (y - x).mean((0, 2, 3))
+            x = [convolve(batch, weight, bias, layer) for batch in exact[last]]
+            y = [convolve(batch, int8, model.biases[i], layer) for batch in coarse[last]]
+            sums = [(b.mean((2, 3)) - a.mean((2, 3))).sum(0) for a, b in zip(x, y, strict=True)]
+            shift = torch.stack(sums).sum(0) / len(images)
             model.biases[i] -= shift
-            y -= shift.view(-1, 1, 1)
+            y = [batch.sub_(shift.view(-1, 1, 1)) for batch in y]
             if layer.add:
                 model.set_range(y, i, branch=True)
-                x, y = x + exact[layer.add], model.map(y, i, branch=True) + coarse[layer.add]
-            x, y = activate(x, model.slope(i)), activate(y, model.slope(i))
+                y = [model.map(batch, i, branch=True) for batch in y]
+                x = [a.add_(b) for a, b in zip(x, exact[layer.add], strict=True)]
+                y = [a.add_(b) for a, b in zip(y, coarse[layer.add], strict=True)]
+            if layer.slope is not None:
+                x = [activate(batch, model.slope(i)) for batch in x]
+                y = [activate(batch, model.slope(i)) for batch in y]
             if i < len(layers) - 1:
                 model.set_range(y, i)
             if not any(later.add == last for later in layers[i + 1 :]):
                 del exact[last], coarse[last]
-            exact[layer.name], coarse[layer.name] = x, model.map(y, i)
+            exact[layer.name], coarse[layer.name] = x, [model.map(batch, i) for batch in y]
             last = layer.name
     return model
 

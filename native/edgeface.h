@@ -3,7 +3,8 @@
  * Answers are those of the float64 dot products of the `exact` rows, equal values ordered by the
  * smaller id, and are the same bits on every kernel and for every number of threads: a fast pass
  * over `scan` finds candidates, every row whose score plus error bound reaches the k-th best lower
- * bound is kept, and what is kept is rescored in double.
+ * bound is kept, and what is kept is rescored in double (int8 rows only if they reach it once more
+ * by their codes and the unrounded probe, within error[row] |x|).
  *
  * Numeric ranges. Norms of rows <= `norm`; 1 <= dim <= EDGEFACE_MAX_DIM; rows < 2^32 - 1; probes
  * finite. A row with NaN never wins. With u = 2^-24, x a probe, w a row, the pass is within
@@ -14,7 +15,8 @@
  * Log-sum-exp: scale |x| norm <= 80, relative error of the sum <= 1e-4 plus scale
  * times the pass's error, and no maximum is tracked.
  *
- * Nothing here allocates, keeps state between calls, or stores rows x probes values. Re-entrant.
+ * Nothing here allocates, or stores rows x probes values, or keeps anything between calls but what
+ * the processor can do. Re-entrant.
  */
 #ifndef EDGEFACE_H
 #define EDGEFACE_H

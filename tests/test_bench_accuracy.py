@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from bench.accuracy import lfw_pairs, verify
+from bench.accuracy import folder_faces, grouped, keyed, lfw_pairs, verify
 from bench.embed import measure
 
 PAIRS = """2\t1
@@ -49,3 +49,32 @@ def test_measure_takes_turns_and_divides_by_the_batch():
     out = measure({"a": take("a", 0.5), "b": take("b", 2.0)}, 2, 3, lambda: now[0])
     assert out == {"a": 0.25, "b": 1.0}
     assert order == ["a", "b"] * 4
+
+
+def test_keys_name_variant_data_and_precision():
+    values = {"nmi": 0.9}
+    assert keyed("lfw311", "int8", values) == {"lfw311.int8.nmi": 0.9}
+    assert keyed("lfw311", "edge.int8", values) == {"edge.lfw311.int8.nmi": 0.9}
+    assert keyed("", "edge.int8", {"lfw": 98.0}) == {"edge.lfw.int8": 98.0}
+    assert keyed("", "original.fp32", {"lfw": 97.0}) == {"original.fp32.lfw": 97.0}
+
+
+def test_people_with_too_few_pictures_are_left_out(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    for person, count in (("a", 1), ("b", 3), ("c", 2)):
+        (tmp_path / person).mkdir()
+        for i in range(count):
+            cv2.imwrite(str(tmp_path / person / f"{i}.webp"), np.zeros((8, 8, 3), np.uint8))
+    images, person = folder_faces(tmp_path, least=2)
+    assert len(images) == 5
+    assert list(person) == [0, 0, 0, 1, 1]
+
+
+def test_grouping_perfect_embeddings_is_perfect():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(12, 64))
+    rows = np.repeat(centres, 8, axis=0) + rng.normal(size=(96, 64)) * 0.1
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    figures = grouped(rows, np.repeat(np.arange(12), 8))
+    assert figures["nmi"] == pytest.approx(1.0)
+    assert figures["pairwise_f"] == figures["fowlkes_mallows"] == pytest.approx(1.0)

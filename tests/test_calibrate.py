@@ -159,3 +159,11 @@ def test_tpir_at_fpir_respects_the_rate(nonmated: list[float], rate: float) -> N
     """A mated search at every non-mated similarity: what answers is at most the rate."""
     answered = metrics.tpir_at_fpir(nonmated, [True] * len(nonmated), nonmated, rate)
     assert answered <= rate + 1e-6 or math.isclose(answered, rate)
+
+
+def test_a_looser_rate_means_a_lower_value_that_grows_with_the_gallery() -> None:
+    rng = np.random.default_rng(0)
+    result = calibrate(rng.normal(0.2, 0.1, 5000), fpir=1e-3, size=50)
+    assert result.value_at(50, fpir=1e-3) == pytest.approx(result.at(50).value, abs=0.01)
+    assert result.value_at(50, fpir=0.05) < result.value_at(50, fpir=0.01) < result.value
+    assert result.value_at(50, fpir=0.05) < result.value_at(500, fpir=0.05)

@@ -46,6 +46,43 @@ def test_a_stranger_needs_two_sightings_and_keeps_their_number(gallery: Gallery)
     assert names(gallery) == ["stranger-2"], "a forgotten number does not come back"
 
 
+def test_strangers_are_joined_from_where_linking_says(gallery: Gallery) -> None:
+    asked: list[int] = []
+
+    def linking(samples: int) -> float:
+        asked.append(samples)
+        return 0.3
+
+    growth, face = Growth(gallery, linking=linking), faces(1)[0]
+    for time in (0.0, 2.0):
+        growth.see(1, seen(face), time=time, threshold=LINE)
+    # Below the threshold at which somebody known is named, and still the same stranger.
+    again = growth.see(2, seen(near(face, 0.4)), time=9.0, threshold=LINE)
+    assert again is not None
+    assert again.name == "stranger-1"
+    assert set(asked) == {1}
+    gallery.enroll("Ann", faces(2))
+    assert growth.see(3, seen(near(faces(2)[0], 0.4)), time=20.0, threshold=LINE) is None
+
+
+def test_a_face_between_linking_and_the_threshold_may_open_a_stranger(gallery: Gallery) -> None:
+    gallery.enroll("Ann", faces(2))
+    growth = Growth(gallery, linking=lambda samples: 0.3)
+    for time in (0.0, 2.0):
+        growth.see(3, seen(near(faces(2)[0], 0.4)), time=time, threshold=LINE)
+    assert names(gallery) == ["Ann", "stranger-1"]
+
+
+def test_a_stranger_gathers_what_surely_belongs_to_them(gallery: Gallery) -> None:
+    growth, face = Growth(gallery, linking=lambda samples: 0.3), faces(1)[0]
+    for track, cosine in enumerate((1.0, 0.34, 0.4)):
+        for time in (0.0, 2.0):
+            look = seen(near(face, cosine, seed=track))
+            growth.see(track, look, time=10.0 * track + time, threshold=LINE)
+    kept = np.stack([s.embedding for s in gallery.samples("stranger-1")])
+    np.testing.assert_allclose(kept @ face, [1.0, 0.4], atol=1e-5)
+
+
 @pytest.mark.parametrize("poor", [{"quality": 0.1}, {"confidence": 0.2}])
 def test_poor_faces_open_nobody(gallery: Gallery, poor: dict[str, float]) -> None:
     growth = Growth(gallery)

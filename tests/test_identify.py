@@ -18,6 +18,7 @@ from edgeface.gallery import Gallery
 from edgeface.identify import Identifier
 from edgeface.models import ModelCard
 from edgeface.submodels import Rule, SubmodelBank
+from edgeface.trace import Trace
 from edgeface.track import TrackerOptions
 from edgeface.types import Event, Face, Frame, Status, Threshold
 
@@ -309,3 +310,26 @@ def test_a_class_of_the_bank_is_named_once_in_a_frame(app, show, tmp_path: Path)
         show((face(20, 60, 90), BLUE), (face(320, 60, 90), BLUE))
     names = [s.decision.name for s in app.sightings]
     assert sorted(n or "" for n in names) == ["", "Ben"]
+
+
+def test_a_watch_can_be_explained_afterwards(app, detector, tmp_path: Path) -> None:
+    enroll(app, detector, "Alice", RED)
+    detector.faces = [face(100, 60, 90), face(400, 60, 90)]
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    picture = painted((detector.faces[0], RED), (detector.faces[1], BLUE))
+    for index in range(6):
+        cv2.imwrite(str(frames / f"{index}.png"), picture)
+    trace = Trace()
+    assert told(list(app.watch(frames, trace=trace)))[0][2] == "Alice"
+    alice, stranger = app.explain(trace)
+    assert alice.title.startswith("track 1: Alice (")
+    assert stranger.title.startswith("track 2: unknown, nearest Alice")
+    assert len(alice.times) == len(alice.shares) == 6
+    assert alice.fused[-1] >= alice.threshold > stranger.fused[-1]
+    list(app.watch(frames))
+    assert len(app.explain(trace)[0].times) == 6, "a watch without a trace adds nothing"
+
+
+def test_the_similarity_that_joins_strangers_comes_from_the_calibration(app, detector) -> None:
+    assert app.linking is None, "a threshold somebody gave holds for strangers too"

@@ -8,7 +8,7 @@ strangers need two sightings as well. Faces of one picture are different people,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +21,14 @@ from edgeface.types import Array, Match, Template, Threshold
 
 @dataclass(frozen=True, slots=True)
 class GrowthRules:
-    """Margins are cosines above (or below) the identification threshold, times are seconds."""
+    """Margins are cosines above (or below) the identification threshold, times are seconds. For
+    strangers the margins count from where a track joins one, see `Growth`."""
 
-    link: float = 0.03  # above: a track joins an earlier stranger
+    link: float = 0.03  # above: a track joins an earlier stranger, where nothing else says when
     unlink: float = 0.05  # below: it leaves whom it joined; between the two nothing changes
     doubt: float = 0.05  # a track this little below somebody known opens no stranger
-    grow: float = 0.10  # above: a face may become an automatic sample
+    grow: float = 0.10  # above: a face may become an automatic sample of somebody known
+    gather: float = 0.05  # above: one of a stranger, who has no samples but automatic ones
     anchor: float = 0.03  # above: so well must a vouched sample recognise that face
     novelty: float = 0.90  # cosine to the person's samples from which a face adds nothing
     quality: float = 0.4  # least mean quality of what is kept
@@ -48,10 +50,21 @@ class Growth:
 
     One per video; give it each track's template whenever that changes. All that it keeps between
     calls is about running tracks, the rest is in the gallery.
+
+    `linking` gives the least similarity at which a track joins an earlier stranger, from the number
+    of samples in the gallery. To give somebody a wrong name is worse than to take two strangers for
+    one, so it may be lower than the threshold at which people are named.
     """
 
-    def __init__(self, gallery: Gallery, rules: GrowthRules | None = None) -> None:
+    def __init__(
+        self,
+        gallery: Gallery,
+        rules: GrowthRules | None = None,
+        *,
+        linking: Callable[[int], float] | None = None,
+    ) -> None:
         self._gallery, self._rules = gallery, rules or GrowthRules()
+        self._linking = linking
         self._sightings: dict[int, _Sighting] = {}
 
     def see(
@@ -104,13 +117,20 @@ class Growth:
         held = self._sightings.get(track)
         for match in matches:
             if held and match.person_id == held.person:
-                return match if match.similarity >= threshold - self._rules.unlink else None
+                needed = self._needed(match, threshold) - self._rules.unlink
+                return match if match.similarity >= needed else None
         if not matches:
             return None
         best = matches[0]
-        stranger = self._gallery.kind(best.person_id) is Kind.STRANGER
-        needed = threshold + (self._rules.link if stranger else 0.0)
-        return best if best.similarity >= needed else None
+        return best if best.similarity >= self._needed(best, threshold) else None
+
+    def _needed(self, match: Match, threshold: float) -> float:
+        """The similarity at which a track belongs to somebody."""
+        if self._gallery.kind(match.person_id) is not Kind.STRANGER:
+            return threshold
+        if self._linking is None:
+            return threshold + self._rules.link
+        return self._linking(len(self._gallery))
 
     def _fit(self, template: Template) -> bool:
         """Whether a template is good enough to be kept: sharp faces that agree."""
@@ -118,10 +138,12 @@ class Growth:
         return quality >= self._rules.quality and template.confidence >= self._rules.confidence
 
     def _open(self, template: Template, threshold: float, source: str | None) -> Match | None:
-        """A new stranger, unless the face is too close to somebody to be sure."""
-        near = self._gallery.search(template.embedding, 1)
-        if near and near[0].similarity >= threshold - self._rules.doubt:
-            return None
+        """A new stranger, unless the face is too close to somebody known to be sure."""
+        for near in self._gallery.search(template.embedding, 1):
+            known = self._gallery.kind(near.person_id) is not Kind.STRANGER
+            limit = threshold if known else self._needed(near, threshold)
+            if near.similarity >= limit - (self._rules.doubt if known else 0.0):
+                return None
         quality = template.weight / max(1, template.n_faces)
         person = self._gallery.add_stranger(template.embedding, quality=quality, source=source)
         return Match(person.id, person.name, 1.0)
@@ -129,7 +151,10 @@ class Growth:
     def _teaches(self, match: Match, template: Template, threshold: float) -> bool:
         """Whether the gallery may learn the face as one more sample of the person."""
         rules = self._rules
-        if not threshold + rules.grow <= match.similarity < rules.novelty:
+        needed = self._needed(match, threshold)
+        stranger = self._gallery.kind(match.person_id) is Kind.STRANGER
+        margin = rules.gather if stranger else rules.grow
+        if not needed + margin <= match.similarity < rules.novelty:
             return False
         samples = self._gallery.samples(match.name)
         automatic = [s for s in samples if s.provenance is Provenance.AUTOMATIC]
@@ -138,7 +163,7 @@ class Growth:
         if len(automatic) >= rules.most or not vouched:
             return False
         anchors: Array = np.stack([s.embedding for s in vouched])
-        return float((anchors @ template.embedding).max()) >= threshold + rules.anchor
+        return float((anchors @ template.embedding).max()) >= needed + rules.anchor
 
     def _apart(self, match: Match | None, others: set[int]) -> Match | None:
         if match is not None:

@@ -1,0 +1,219 @@
+"""A stranger's path: folders of people to an INT8 file that the package loads; siamese training."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("openvino")
+pytest.importorskip("matplotlib")
+cv2 = pytest.importorskip("cv2")
+
+from edgeface.embed import Embedder  # noqa: E402
+from export import card, classes, quantize, siamese, train  # noqa: E402
+from export.data import open_pack  # noqa: E402
+from export.networks import mobilefacenet  # noqa: E402
+from export.networks.inception_resnet import InceptionResNetV1, freeze_norms  # noqa: E402
+
+TINY = mobilefacenet.Spec(
+    4,
+    (
+        mobilefacenet.Stage(4, 2, 8, 8, 1),
+        mobilefacenet.Stage(8, 2, 16, 16, 1),
+        mobilefacenet.Stage(8, 2, 16, 16, 1),
+    ),
+    head=16,
+    embedding=8,
+)
+PEOPLE, PICTURES = 20, 6
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Twenty people, each a pattern of colours that its pictures vary a little."""
+    root = tmp_path_factory.mktemp("people")
+    rng = np.random.default_rng(11)
+    for person in range(PEOPLE):
+        folder = root / f"person {person:02}"
+        folder.mkdir()
+        face = rng.uniform(0, 255, (7, 7, 3))
+        for i in range(PICTURES):
+            varied = np.clip(face + rng.normal(0, 12, face.shape), 0, 255).astype(np.uint8)
+            large = np.kron(varied, np.ones((16, 16, 1), np.uint8))
+            assert cv2.imwrite(str(folder / f"{i}.png"), large)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(mobilefacenet.SPECS, "tiny", TINY)
+
+
+def run(people, out, *more):
+    return train.main(
+        ["embedder", "--data", str(people), "--out", str(out), "--network", "tiny", "--batch", "16",
+         "--strength", "mild", "--warm", "5", "--rate", "1e-2", "--threads", "1", *more]
+    )  # fmt: skip
+
+
+def test_from_a_folder_of_twenty_people_to_an_int8_file_that_loads(people, tmp_path):
+    assert run(people, tmp_path, "--epochs", "6") == 0
+    history = torch.load(tmp_path / "embedder.pt", weights_only=True)["history"]
+    losses = [h["loss"] for h in history if "loss" in h]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    pack, model = str(tmp_path / "pack"), tmp_path / "mine-int8.onnx"
+    checkpoint = str(tmp_path / "embedder.pt")
+    assert quantize.main([checkpoint, "--pack", pack, "--out", str(model), "--count", "60"]) == 0
+    assert card.main([str(model), "--pack", pack, "--backbone", "tiny", "--data", "patterns"]) == 0
+    images = np.asarray(open_pack(tmp_path / "pack").images[:12])
+    for runtime in ("onnxruntime", "openvino"):
+        rows = Embedder.load(model, runtime=runtime, threads=1)(images)
+        assert rows.shape == (12, 8)
+        same, other = rows[0] @ rows[1:6].T, rows[0] @ rows[6:].T
+        assert same.mean() > other.mean()
+    about = json.loads(model.with_suffix(".json").read_text())
+    assert about["training"]["data"] == "patterns"
+    assert about["variants"]["openvino"]["file"] == "mine-int8.xml"
+
+
+def test_a_continued_run_equals_an_uninterrupted_one(people, tmp_path):
+    assert run(people, tmp_path / "whole", "--epochs", "2") == 0
+    assert run(people, tmp_path / "parts", "--epochs", "2", "--stop-after", "4") == 0
+    assert run(people, tmp_path / "parts", "--epochs", "2", "--resume") == 0
+    whole, parts = (
+        torch.load(tmp_path / name / "embedder.pt", weights_only=True)
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole["model"][k], parts["model"][k]) for k in whole["model"])
+    assert [h["loss"] for h in whole["history"] if "loss" in h] == [
+        h["loss"] for h in parts["history"] if "loss" in h
+    ]
+
+
+def test_patience_ends_a_run_that_gets_no_better(people, tmp_path):
+    assert run(people, tmp_path, "--epochs", "9", "--rate", "0", "--patience", "1") == 0
+    history = torch.load(tmp_path / "embedder.pt", weights_only=True)["history"]
+    assert sum("eer" in h for h in history) < 9
+
+
+def test_nobody_is_both_trained_and_validated_on(people, tmp_path):
+    _, data = classes.open_data(people, tmp_path)
+    split = classes.split_people(data)
+    assert not set(data.identity[split.train]) & set(data.identity[split.held])
+    assert len(split.train) + len(split.held) == PEOPLE * PICTURES
+    assert sorted(set(split.label[split.train])) == list(range(split.classes))
+    batches = classes.PeopleBatches(split, people=4, pictures=8, seed=3)
+    rows, label = batches.at(5)
+    assert (split.label[rows] == label).all()
+    assert (np.bincount(label)[np.unique(label)] == 8).all()
+    assert (batches.at(5)[0] == rows).all()
+    assert (batches.at(6)[0] != rows).any()
+
+
+@pytest.mark.parametrize("what", ["missing", "flat", "three"])
+def test_data_that_cannot_be_trained_on_is_named(tmp_path, capsys, what):
+    root = tmp_path / "data"
+    if what != "missing":
+        root.mkdir()
+    if what == "flat":
+        cv2.imwrite(str(root / "a.png"), np.zeros((112, 112, 3), np.uint8))
+    if what == "three":
+        for person in "abc":
+            (root / person).mkdir()
+            for i in range(2):
+                cv2.imwrite(str(root / person / f"{i}.png"), np.zeros((112, 112, 3), np.uint8))
+    assert run(root, tmp_path / "out") == 1
+    expected = {"missing": "neither", "flat": "no sub-folders", "three": "4 are the least"}
+    assert expected[what] in capsys.readouterr().err
+
+
+def test_unknown_kinds_of_training_are_refused(capsys):
+    assert train.main(["poet"]) == 2
+    assert "poet" in capsys.readouterr().err
+    assert train.main(["--help"]) == 0
+
+
+class PatternEmbedder:
+    """Stands for a shipped embedder: the mean colours of a coarse grid."""
+
+    size = 12
+
+    def __call__(self, crops):
+        grid = crops.reshape(len(crops), 2, 56, 2, 56, 3).mean((2, 4)).reshape(len(crops), -1)
+        rows = (grid - grid.mean(1, keepdims=True)).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def patterns(monkeypatch):
+    monkeypatch.setattr(siamese.Embedder, "load", lambda *a, **k: PatternEmbedder())
+
+
+def match(people, out, *more):
+    arguments = ["siamese", "--data", str(people), "--out", str(out), "--people", "6", "--steps",
+                 "40", "--every", "10", "--rate", "3e-3", "--threads", "1"]  # fmt: skip
+    return train.main([*arguments, *more])
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "triplet"])
+def test_a_siamese_head_is_never_worse_than_none(people, tmp_path, patterns, loss):
+    assert match(people, tmp_path, "--loss", loss) == 0
+    report = json.loads((tmp_path / "siamese.json").read_text())
+    assert report["held_out.eer.after"] <= report["held_out.eer.before"]
+    assert (tmp_path / "siamese.pt").exists()
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_the_gate_keeps_the_pretrained_state_when_it_is_better(monkeypatch):
+    inputs = type("Inputs", (), {"embedder": None, "of": lambda self, x: x,
+                                 "tensor": lambda self, x: torch.from_numpy(x)})()  # fmt: skip
+    images = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 3]]
+    pairs = (
+        np.array([[0, 1], [0, 4], [2, 3], [2, 5]]),
+        np.array([True, False] * 2),
+        np.array([0, 0, 1, 1]),
+    )
+    monkeypatch.setattr(siamese, "read_lfw", lambda root: (images, *pairs))
+    network = torch.nn.Linear(4, 4, bias=False)
+    torch.nn.init.eye_(network.weight)
+    ruined = siamese.Outcome({"weight": torch.ones(4, 4)}, 30, [])
+    kept, figures = siamese.gate(network, inputs, ruined, None)
+    assert kept.step == 0
+    assert torch.equal(kept.state["weight"], torch.eye(4))
+    assert figures["lfw.kept"] == figures["lfw.before"] == 100.0 > figures["lfw.after"]
+
+
+def test_a_head_folded_into_its_embedder_gives_the_same_embedding(tmp_path):
+    torch.manual_seed(4)
+    network = mobilefacenet.build("tiny")
+    x = torch.rand(6, 3, 112, 112) * 255
+    with torch.no_grad():
+        for _ in range(3):
+            network.train()(x)
+    torch.save(
+        {"network": "tiny", "phase": "end", "step": 1, "student": network.state_dict()},
+        tmp_path / "a.pt",
+    )
+    weight = torch.randn(8, 8)
+    siamese.fold_head(weight, tmp_path / "a.pt", tmp_path / "b.pt")
+    other = mobilefacenet.build("tiny")
+    other.load_state_dict(torch.load(tmp_path / "b.pt", weights_only=True)["student"])
+    with torch.no_grad():
+        expected = network.eval()(x) @ weight.T
+        torch.testing.assert_close(other.eval()(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_inception_resnet_gives_a_picture_one_embedding_whatever_the_batch():
+    torch.manual_seed(0)
+    network = InceptionResNetV1(embedding=16)
+    assert sum(p.numel() for p in InceptionResNetV1().parameters()) == 23_482_624
+    x = torch.rand(3, 3, 107, 107) * 255
+    network.train()
+    freeze_norms(network)
+    network.dropout.eval()
+    with torch.no_grad():
+        together, alone = network(x), network(x[:1])
+    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
