@@ -4,7 +4,8 @@ Every system is a process of its own that enrols the people, then reads and name
 (`bench/peers`). The systems take turns for some rounds; figures are medians over the rounds, ratios
 medians of the ratios within a round. Decoding counts, loading and enrolling do not. A peer without
 tracks is asked in each frame; `correct` and `wrong` count the names it gave, `faces` the boxes
-shown. `fps_ratio_to_X` is the rate with ONNX Runtime, which every installation has, over X's.
+shown. `fps_ratio_to_X` is the rate with ONNX Runtime, which every installation has, over X's;
+`cpu_ratio_to_X` is X's processor time per frame over ours, which a busy machine changes least.
 """
 
 from __future__ import annotations
@@ -127,6 +128,10 @@ def compared(clip: Clip, answers: dict[str, list[dict[str, Any]]], width: int) -
         pairs = zip(rates[OWN], rates.get(peer, []), strict=False)
         ratios = [own / other for own, other in pairs]
         out[f"fps_ratio_to_{peer}"] = statistics.median(ratios) if ratios else None
+        used = out.get(f"cpu_ms_per_frame.{peer}")
+        own_use = out[f"cpu_ms_per_frame.{OWN}"]
+        ratio = used / own_use if isinstance(used, float) and isinstance(own_use, float) else None
+        out[f"cpu_ratio_to_{peer}"] = ratio
     return out
 
 

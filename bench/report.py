@@ -58,6 +58,15 @@ ROWS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "the same",
     ),
     (
+        "processor time per frame, 640×360",
+        f"{{{PIPE}.cpu_ms_per_frame.onnxruntime|.1f}} ms",
+        tuple(
+            f"{{{PIPE}.cpu_ms_per_frame.{p}|.0f}} ms"
+            for p in ("insightface_style", "opencv", "face_recognition")
+        ),
+        "the same",
+    ),
+    (
         "cold start to the first name; resident memory",
         "{pipeline pipeline.cold_start_s|.2f} s; {pipeline pipeline.rss_mb|.0f} MB",
         (),
@@ -74,13 +83,22 @@ ROWS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "models: embedder; detector",
         "{size size.model_mb.mobilefacenet|.2f} MB; {size size.model_mb.detector|.2f} MB",
         ("{size size.model_mb.original_mobilefacenet.fp16|.2f} MB original embedder",),
-        "the same",
+        "size",
     ),
     (
         "LFW, 10 folds",
         "{accuracy lfw.fp32|.2f} ± {accuracy lfw_std.fp32|.2f} %",
         ("{accuracy original.fp32.lfw|.2f} % original",),
         "accuracy --peers",
+    ),
+    (
+        "INT8 embedder: size; LFW",
+        "{size size.model_mb.mobilefacenet-int8|.2f} MB; {accuracy lfw.int8|.2f} %",
+        (
+            "{size size.model_mb.original_mobilefacenet.int8|.2f} MB; "
+            "{accuracy original.int8.lfw|.2f} % original",
+        ),
+        "the same",
     ),
     (
         "LFW, true accepts at 1 false in 1,000",

@@ -30,19 +30,21 @@ class Peer:
     packages: tuple[str, ...]
     first: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
-    every: int = 1  # looks at each n-th frame, another one in every round: for the slow
+    every: int = 1  # looks at each n-th frame, another one in every round: for the slow, which
+    # remember nothing from frame to frame
     shared: bool = True  # needs the models of the shared folder
 
 
 ONNX = ("numpy", "opencv-python-headless", "onnxruntime")
 PEERS = (
-    Peer("insightface_style", "like_insightface.py", "onnx", ONNX),
+    Peer("insightface_style", "like_insightface.py", "onnx", ONNX, every=3),
     Peer(
         "insightface_style_tight",
         "like_insightface.py",
         "onnx",
         ONNX,
         variables=(("DETECT_SIZE", "tight"),),
+        every=3,
     ),
     Peer("opencv", "with_opencv.py", "onnx", ONNX),
     Peer(
