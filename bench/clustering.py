@@ -67,8 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", default="10000,100000", help="faces of the scale runs")
     parser.add_argument(
         "--parts",
-        default="ours,infomap,faiss,exact,cells,hnsw",
+        default="knn,ours,infomap,faiss,exact,cells,hnsw",
         help="what runs at scale, in this order; infomap divides the links that ours left",
+    )
+    parser.add_argument(
+        "--graphs", type=Path, metavar="FOLDER", help="keep the graphs of the scale runs here"
     )
     parser.add_argument(
         "--keep", type=Path, metavar="REPORT", help="start from the figures of this report"
@@ -127,7 +130,7 @@ def figures(args: argparse.Namespace) -> Figures:
             sizes = np.array([sum(1 for _ in p.iterdir()) for p in people])
             found["clustering.scale.lfw_tail_shape"] = tail(sizes)[0]
         for n in [2000] if args.quick else [int(v) for v in args.sizes.split(",")]:
-            found |= scale(n, args.parts.split(","))
+            found |= scale(n, args.parts.split(","), args.graphs)
     return found
 
 
