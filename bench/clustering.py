@@ -144,7 +144,7 @@ def prepared(faces: Labelled, *, quick: bool = False) -> tuple[Faces, NDArray[np
 def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figures:
     """Every method on the three test sets, with the parameter that has the best mean BCubed F over
     the three training sets."""
-    training = [prepared(s, quick=args.quick) for s in training_sets(features, teacher).values()]
+    training: list[tuple[Faces, NDArray[np.int64]]] = []
     testing = {k: prepared(v, quick=args.quick) for k, v in tests(features).items()}
     found: Figures = {}
     for name in ["ours", *METHODS, "agglomerative"]:
@@ -153,6 +153,9 @@ def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figu
         if name in {"infomap_0_8", "infomap_tuned"} and not importlib.util.find_spec("infomap"):
             print(f"clustering: {name} is left out, infomap is not installed", file=sys.stderr)
             continue
+        if not training and name != "ours" and len(parameters(name)) > 1:
+            sets = training_sets(features, teacher).values()
+            training = [prepared(s, quick=args.quick) for s in sets]
         started = time.perf_counter()
         value = chosen(name, training)
         prefix = f"{features.name}.{name}"
@@ -172,7 +175,7 @@ def chosen(name: str, training: list[tuple[Faces, NDArray[np.int64]]]) -> float 
     """The parameter with the best mean BCubed F on the training sets; None without a parameter."""
     if name == "ours":
         return None
-    values = COSINES if name == "agglomerative" else METHODS[name][1]
+    values = parameters(name)
     if len(values) == 1:
         return values[0]
     totals = np.zeros(len(values))
@@ -182,6 +185,11 @@ def chosen(name: str, training: list[tuple[Faces, NDArray[np.int64]]]) -> float 
         else:
             totals += [bcubed(truth, METHODS[name][0](faces, v)).f for v in values]
     return values[int(totals.argmax())]
+
+
+def parameters(name: str) -> list[float]:
+    """The values tried for the parameter of a method that is not ours."""
+    return COSINES if name == "agglomerative" else METHODS[name][1]
 
 
 def run(name: str, faces: Faces, value: float | None) -> NDArray[np.int32]:
