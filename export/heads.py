@@ -270,16 +270,32 @@ def _map(function: Callable[..., Any], jobs: list[tuple[Any, ...]], ray: str | N
     except ImportError as error:
         raise EdgefaceError("--ray needs Ray: pip install 'edgeface[ray]'") from error
     owned = not cluster.is_initialized()
-    if owned:
-        local: dict[str, Any] = {"num_cpus": 2, "include_dashboard": False}
-        cluster.init(log_to_driver=False, **({} if ray != "local" else local),
-                     address=None if ray == "local" else ray)  # fmt: skip
+    if owned and ray == "local":
+        _start_embedded(cluster)
+    elif owned:
+        cluster.init(log_to_driver=False, address=ray)
     try:
         remote = cluster.remote(num_cpus=1)(function)
         return list(cluster.get([remote.remote(*job) for job in jobs]))
     finally:
         if owned:
             cluster.shutdown()
+
+
+def _start_embedded(cluster: Any, tries: int = 3) -> None:
+    """Ray gives a node a fixed 30 s to start, too few on a machine with much else to do, and says
+    so with a bare Exception."""
+    failure: Exception | None = None
+    for _ in range(tries):
+        try:
+            cluster.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            return
+        except Exception as error:
+            failure = error
+            cluster.shutdown()
+    raise EdgefaceError(
+        f"Ray did not start in {tries} tries: {failure}; leave --ray out to train in this process"
+    ) from failure
 
 
 def split(features: Features, per_class: int, seed: int = 0) -> tuple[Features, Features]:

@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edgeface.errors import EdgefaceError  # noqa: E402
 from edgeface.submodels import Rule, SubmodelBank, unit  # noqa: E402
 from export import heads  # noqa: E402
 
@@ -74,6 +75,23 @@ def test_ray_gives_the_local_weights() -> None:
     local = heads.train_heads(train, val, submodel, settings=settings)
     fanned = heads.train_heads(train, val, submodel, settings=settings, ray="local")
     np.testing.assert_array_equal(local, fanned)
+
+
+def test_ray_that_cannot_start_is_tried_again_and_named() -> None:
+    class Busy:
+        tries = 0
+
+        def init(self, **_: object) -> None:
+            self.tries += 1
+            raise Exception("The current node timed out during startup")
+
+        def shutdown(self) -> None:
+            pass
+
+    busy = Busy()
+    with pytest.raises(EdgefaceError, match="timed out during startup; leave --ray out"):
+        heads._start_embedded(busy)
+    assert busy.tries == 3
 
 
 def test_command_line_makes_a_working_bank(
