@@ -57,7 +57,7 @@ PAD = 24  # pixels around an aligned crop that are made up, and faded out
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and how many composed clips."""
     parser.add_argument("--model", default=DEFAULT)
-    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--clips", type=int, default=8, help="0 for none")
     parser.add_argument("--keep", type=Path, help="folder to keep the composed clips in")
 
 
@@ -423,11 +423,12 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
     result: dict[str, float | str | None] = {"video.model": embedder.card.digest[:12]}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts = {
+        parts: dict[str, dict[str, float | None]] = {
             "ytf": ytf(sequences, enrolled, Aggregator.of(embedder.card)),
-            "clips": clips(sequences, enrolled, embedder, args, folder),
             "strangers": strangers(sequences, embedder, folder),
         }
+        if args.clips:
+            parts["clips"] = clips(sequences, enrolled, embedder, args, folder)
     for part, values in parts.items():
         result |= {f"video.{part}.{key}": value for key, value in values.items()}
     return result
