@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgeface.errors import GalleryError
-from edgeface.gallery.cipher import Cipher
-from edgeface.gallery.database import Execute
 from edgeface.gallery.records import Kind, Person, Provenance, Sample, unknown
+from edgeface.gallery.values import Values
 from edgeface.types import Array
 
 _PERSON = """
@@ -24,11 +22,8 @@ _SAMPLE = """
 _MARKS = 500  # values of one IN (...), well below what any SQLite allows
 
 
-class Tables:
-    """Typed access to the rows; `execute` runs one statement in the open transaction."""
-
-    def __init__(self, execute: Execute, cipher: Cipher, place: str) -> None:
-        self.execute, self._cipher, self._place = execute, cipher, place
+class Tables(Values):
+    """Typed access to the rows."""
 
     # Settings and the change counter
 
@@ -272,48 +267,4 @@ class Tables:
         self.execute(
             "INSERT INTO cannot_link VALUES (?, ?) ON CONFLICT DO NOTHING",
             (min(one, other), max(one, other)),
-        )
-
-    # Values
-
-    def seal_text(self, text: str, column: str) -> str:
-        if not self._cipher.secret:
-            return text
-        sealed = self._cipher.seal(text.encode(), column)
-        return sealed if isinstance(sealed, str) else base64.b64encode(sealed).decode()
-
-    def open_text(self, value: str, column: str) -> str:
-        if not self._cipher.secret:
-            return value
-        return self._cipher.unseal(base64.b64decode(value), column).decode()
-
-    def _maybe(self, text: str | None, column: str) -> str | None:
-        return None if text is None else self.seal_text(text, column)
-
-    def _embedding(self, value: Any) -> Array:
-        return np.frombuffer(self._cipher.unseal(value, "sample.embedding"), "<f4")
-
-    def _person(self, row: Sequence[Any]) -> Person:
-        person_id, name, kind, created, external_id, metadata, n_samples = row
-        return Person(
-            id=int(person_id),
-            name=self.open_text(name, "person.name"),
-            kind=Kind(kind),
-            n_samples=int(n_samples),
-            created=float(created),
-            external_id=external_id and self.open_text(external_id, "person.external_id"),
-            metadata=json.loads(self.open_text(metadata, "person.metadata")) if metadata else {},
-        )
-
-    def _sample(self, row: Sequence[Any]) -> Sample:
-        sample_id, person_id, embedding, quality, provenance, source, crop, created = row
-        return Sample(
-            id=int(sample_id),
-            person_id=int(person_id),
-            embedding=self._embedding(embedding),
-            quality=quality,
-            provenance=Provenance(provenance),
-            source=source and self.open_text(source, "sample.source"),
-            crop=None if crop is None else self._cipher.unseal(crop, "sample.crop"),
-            created=float(created),
         )
