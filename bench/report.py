@@ -27,43 +27,37 @@ Documents = Mapping[str, Mapping[str, Any]]  # by bench
 # stands for a figure; a format may follow after `|`, with `*100` before it to scale. A cell whose
 # figures were not measured is left empty; a row without a value of this project is left out.
 PIPE, RACE = "pipeline pipeline.640x360", "pipeline pipeline.1280x720"
+RIVALS = {
+    "insightface_style": "insightface-style",
+    "opencv": "OpenCV",
+    "face_recognition": "face_recognition",
+}
 ROWS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     (
         "whole pipeline, 640×360, two threads",
         f"**{{{PIPE}.fps.onnxruntime|.0f}} frames/s**",
-        (
-            f"{{{PIPE}.fps.insightface_style|.1f}} insightface-style",
-            f"{{{PIPE}.fps.opencv|.0f}} OpenCV",
-            f"{{{PIPE}.fps.face_recognition|.1f}} face_recognition",
-        ),
+        tuple(f"{name} {{{PIPE}.fps.{p}|.3g}}" for p, name in RIVALS.items()),
         "pipeline --peers",
     ),
     (
         "the same, 1280×720",
         f"**{{{RACE}.fps.onnxruntime|.0f}} frames/s**",
-        (
-            f"{{{RACE}.fps.insightface_style|.1f}}",
-            f"{{{RACE}.fps.opencv|.0f}}",
-            f"{{{RACE}.fps.face_recognition|.1f}}",
-        ),
+        tuple(f"{name} {{{RACE}.fps.{p}|.3g}}" for p, name in RIVALS.items()),
         "the same",
     ),
     (
         "right / wrong names over that clip's frames, 640×360",
         f"{{{PIPE}.correct.onnxruntime|.0f}} / {{{PIPE}.wrong.onnxruntime|.0f}}",
         tuple(
-            f"{{{PIPE}.correct.{p}|.0f}} / {{{PIPE}.wrong.{p}|.0f}}"
-            for p in ("insightface_style", "opencv", "face_recognition")
+            f"{name} {{{PIPE}.correct.{p}|.0f}} / {{{PIPE}.wrong.{p}|.0f}}"
+            for p, name in RIVALS.items()
         ),
         "the same",
     ),
     (
         "processor time per frame, 640×360",
         f"{{{PIPE}.cpu_ms_per_frame.onnxruntime|.1f}} ms",
-        tuple(
-            f"{{{PIPE}.cpu_ms_per_frame.{p}|.0f}} ms"
-            for p in ("insightface_style", "opencv", "face_recognition")
-        ),
+        tuple(f"{name} {{{PIPE}.cpu_ms_per_frame.{p}|.0f}} ms" for p, name in RIVALS.items()),
         "the same",
     ),
     (
