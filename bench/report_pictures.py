@@ -100,7 +100,7 @@ def stages(documents: Documents, axes: Axes) -> bool:
     if clips:
         axes.set_yticks(range(len(clips)), reversed(clips))
         axes.set_xlabel("ms per frame")
-        axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.45, 1.5), frameon=False)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return bool(clips)
 
 
