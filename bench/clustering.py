@@ -67,8 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", default="10000,100000", help="faces of the scale runs")
     parser.add_argument(
         "--parts",
-        default="ours,infomap,faiss,exact,cells,hnsw",
+        default="knn,ours,infomap,faiss,exact,cells,hnsw",
         help="what runs at scale, in this order; infomap divides the links that ours left",
+    )
+    parser.add_argument(
+        "--graphs", type=Path, metavar="FOLDER", help="keep the graphs of the scale runs here"
     )
     parser.add_argument(
         "--keep", type=Path, metavar="REPORT", help="start from the figures of this report"
@@ -127,7 +130,7 @@ def figures(args: argparse.Namespace) -> Figures:
             sizes = np.array([sum(1 for _ in p.iterdir()) for p in people])
             found["clustering.scale.lfw_tail_shape"] = tail(sizes)[0]
         for n in [2000] if args.quick else [int(v) for v in args.sizes.split(",")]:
-            found |= scale(n, args.parts.split(","))
+            found |= scale(n, args.parts.split(","), args.graphs)
     return found
 
 
@@ -141,7 +144,7 @@ def prepared(faces: Labelled, *, quick: bool = False) -> tuple[Faces, NDArray[np
 def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figures:
     """Every method on the three test sets, with the parameter that has the best mean BCubed F over
     the three training sets."""
-    training = [prepared(s, quick=args.quick) for s in training_sets(features, teacher).values()]
+    training: list[tuple[Faces, NDArray[np.int64]]] = []
     testing = {k: prepared(v, quick=args.quick) for k, v in tests(features).items()}
     found: Figures = {}
     for name in ["ours", *METHODS, "agglomerative"]:
@@ -150,6 +153,9 @@ def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figu
         if name in {"infomap_0_8", "infomap_tuned"} and not importlib.util.find_spec("infomap"):
             print(f"clustering: {name} is left out, infomap is not installed", file=sys.stderr)
             continue
+        if not training and name != "ours" and len(parameters(name)) > 1:
+            sets = training_sets(features, teacher).values()
+            training = [prepared(s, quick=args.quick) for s in sets]
         started = time.perf_counter()
         value = chosen(name, training)
         prefix = f"{features.name}.{name}"
@@ -169,7 +175,7 @@ def chosen(name: str, training: list[tuple[Faces, NDArray[np.int64]]]) -> float 
     """The parameter with the best mean BCubed F on the training sets; None without a parameter."""
     if name == "ours":
         return None
-    values = COSINES if name == "agglomerative" else METHODS[name][1]
+    values = parameters(name)
     if len(values) == 1:
         return values[0]
     totals = np.zeros(len(values))
@@ -179,6 +185,11 @@ def chosen(name: str, training: list[tuple[Faces, NDArray[np.int64]]]) -> float 
         else:
             totals += [bcubed(truth, METHODS[name][0](faces, v)).f for v in values]
     return values[int(totals.argmax())]
+
+
+def parameters(name: str) -> list[float]:
+    """The values tried for the parameter of a method that is not ours."""
+    return COSINES if name == "agglomerative" else METHODS[name][1]
 
 
 def run(name: str, faces: Faces, value: float | None) -> NDArray[np.int32]:

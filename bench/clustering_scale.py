@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from edgeface.cluster import K, described, divide, linked
 from edgeface.cluster.edges import Neighbourhoods
 from edgeface.cluster.model import EdgeModel
-from edgeface.cluster.neighbours import CELLS, EXACT_BELOW, PROBES, neighbours
+from edgeface.cluster.neighbours import CELLS, EXACT_BELOW, PROBES, Neighbours, neighbours
 from edgeface.cluster.space import Space, Strangers
 from edgeface.metrics.clustering import bcubed, pairwise
 from edgeface.score import topk
@@ -112,18 +112,30 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def ours(n: int, links: Path | None) -> Figures:
-    """Every stage of `cluster` on n generated faces; `links` receives what is partitioned."""
+def searched(n: int, kept: Path) -> Figures:
+    """The kNN graph of n generated faces, for `ours` to go on from: `kept` receives it."""
     rows, truth = generated(n)
-    model = EdgeModel.load()
-    held = memory_gib("VmRSS")
     stages = Stages()
     with stages.stage("knn"):
         space = Space.of(rows)
         near = neighbours(space.rows, K)
-    found = stages.figures | recalls("knn", space.rows, near.indices, truth)
+    np.savez(kept, indices=near.indices, similarities=near.similarities)
+    return stages.figures | recalls("knn", space.rows, near.indices, truth)
+
+
+def ours(n: int, kept: Path, links: Path) -> Figures:
+    """Every stage of `cluster` after the kNN on n generated faces; `links` receives what is
+    partitioned."""
+    rows, truth = generated(n)
+    model = EdgeModel.load()
+    held = memory_gib("VmRSS")
+    found: Figures = {}
+    stages = Stages()
+    space = Space.of(rows)
     strangers, frame = Strangers.of(space), space.frame
     del space
+    with np.load(kept) as raw:
+        near = Neighbours(raw["indices"], raw["similarities"])
     started, cpu = time.perf_counter(), time.process_time()
     with stages.stage("describe"):
         around = Neighbourhoods.around(frame, near, strangers)
@@ -145,9 +157,8 @@ def ours(n: int, links: Path | None) -> Figures:
     found["features_gib"] = rows.nbytes / 2**30
     found["people"] = float(truth.max() + 1)
     found["bcubed_f"], found["pairwise_f"] = bcubed(truth, labels).f, pairwise(truth, labels).f
-    if links is not None:
-        sources, targets, weights = linked(near.indices, probabilities, gate, model.threshold)
-        np.savez(links, sources=sources, targets=targets, weights=weights)
+    sources, targets, weights = linked(near.indices, probabilities, gate, model.threshold)
+    np.savez(links, sources=sources, targets=targets, weights=weights)
     return found
 
 
@@ -238,24 +249,30 @@ def infomap_partition(links: Path, n: int) -> Figures:
     return found
 
 
-PARTS = {"exact": exact_knn, "cells": cells_knn, "hnsw": hnsw_knn, "faiss": faiss_knn}
+ALONE = {"exact": exact_knn, "cells": cells_knn, "hnsw": hnsw_knn, "faiss": faiss_knn}
+PARTS = ("knn", "ours", "infomap", *ALONE)
 NEEDS = {"hnsw": "hnswlib", "faiss": "faiss", "infomap": "infomap"}
 
 
-def scale(n: int, parts: list[str]) -> Figures:
-    """The figures of every part at one size, each from its own process."""
+def scale(n: int, parts: list[str], graphs: Path | None) -> Figures:
+    """The figures of every part at one size, each from its own process. `knn` leaves the graph for
+    `ours`, which leaves the links for `infomap`: in a temporary folder, or in `graphs`, so that
+    parts can be run at different times."""
     prefix = f"clustering.scale.{name_of(n)}"
     found: Figures = {}
-    with tempfile.TemporaryDirectory() as folder:
-        links = Path(folder) / "links.npz"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = graphs or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for part in parts:
+            if part not in PARTS:
+                raise ValueError(f"no part {part!r} of the scale runs; one of {', '.join(PARTS)}")
             if part in NEEDS and not importlib.util.find_spec(NEEDS[part]):
                 print(f"clustering: {part} is left out, {NEEDS[part]} is missing", file=sys.stderr)
                 continue
             if (part == "exact" and n > EXACT_UP_TO) or (part == "hnsw" and n > HNSW_UP_TO):
                 continue
             child = subprocess.run(
-                [sys.executable, "-m", __name__, part, str(n), str(links)],
+                [sys.executable, "-m", __name__, part, str(n), str(folder)],
                 cwd=Path(__file__).parents[1],
                 stdout=subprocess.PIPE,
                 text=True,
@@ -266,13 +283,16 @@ def scale(n: int, parts: list[str]) -> Figures:
 
 
 def main(argv: list[str]) -> int:
-    part, n, links = argv[0], int(argv[1]), Path(argv[2])
-    if part == "ours":
-        found = ours(n, links)
+    part, n, folder = argv[0], int(argv[1]), Path(argv[2])
+    graph, links = folder / f"{name_of(n)}.knn.npz", folder / f"{name_of(n)}.links.npz"
+    if part == "knn":
+        found = searched(n, graph)
+    elif part == "ours":
+        found = ours(n, graph, links)
     elif part == "infomap":
         found = infomap_partition(links, n)
     else:
-        found = PARTS[part](n)
+        found = ALONE[part](n)
     print(json.dumps(found))
     return 0
 

@@ -5,14 +5,17 @@ of them enrolled; in each of 20 random splits 3,000 calibrate and the others sea
 the FPIR of those others at the calibrated threshold, pooled over the splits; `low` and `high` are
 the interval that `edgeface.calibrate` stated. `drawn` is the same with impostors drawn from the
 shipped cohort instead of LFW people, and `grown` with a threshold that was calibrated at a quarter
-of the gallery and derived for its size. `tpir`: 1,000 LFW people with a second picture, enrolled,
-at the FPIR of LFW people without one; `tpir_asnorm` the same with adaptive symmetric score
-normalisation (Matejka et al., Interspeech 2017) by the 300 nearest of 2,000 drawn people.
+of the gallery and derived for its size. `card`: the FPIR of all LFW people at the threshold that
+the embedder's card gives a gallery nobody has calibrated, which aims at 1e-3. `tpir`: 1,000 LFW
+people with a second picture, enrolled, at the FPIR of LFW people without one; `tpir_asnorm` the
+same with adaptive symmetric score normalisation (Matejka et al., Interspeech 2017) by the 300
+nearest of 2,000 drawn people.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.calibrate import calibrate
+from edgeface.calibrate import Calibration, calibrate
 from edgeface.cohort import Cohort
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.metrics import fpir, tpir_at_fpir
@@ -157,7 +160,10 @@ def identified(data: dict[str, NDArray[Any]], cohort: Array) -> dict[str, float]
 def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
     """Measured FPIR and stated interval for each gallery size and requested FPIR."""
     data = embeddings(args)
-    file = args.cohort or load_card(args.model, "embedding").path.with_suffix(".cohort.npz")
+    card = load_card(args.model, "embedding")
+    file = args.cohort or card.path.with_suffix(".cohort.npz")
+    impostors = card.raw.get("impostors")
+    curve = Calibration.from_json(json.dumps(impostors)) if impostors else None
     cohort = Cohort.load(file, model=str(data["model"]))
     drawn = cohort.draw(6000)
     alone = best(data["lfw"], data["celeba"]) < SAME
@@ -170,6 +176,10 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
         rows = data["celeba"][:size]
         top, quarter = best(strangers, rows), best(strangers, rows[: max(1, size // 4)])
         drawn_top = best(drawn, rows)
+        if curve is not None:
+            uncalibrated = curve.default_at(size).value
+            result[f"openset.card.N{size}.threshold"] = uncalibrated
+            result[f"openset.card.N{size}.fpir"] = fpir(top, uncalibrated)
         for name, rate in RATES.items():
             for key, value in cell(top, quarter, drawn_top, size, rate).items():
                 result[f"openset.fpir{name}.N{size}.{key}"] = value

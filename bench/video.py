@@ -291,7 +291,7 @@ def clips(
     embedder: Embedder,
     args: argparse.Namespace,
     folder: Path,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """The figures of the composed clips."""
     people = sorted({s.person for s in sequences})
     known = {p: enrolled[p] for i, p in enumerate(people) if i % 2 == 0 and p in enrolled}
@@ -313,7 +313,11 @@ def clips(
                 notes += zip(walks, watch(path, walks, follower), strict=True)
             print(f"\rvideo: clip {number + 1}", end="", file=sys.stderr, flush=True)
     hours = sum(w.end - w.begin for w, _ in seen["track"] if w.person not in known) / 3600
-    result = {"n": float(number + 1), "gallery": float(len(known)), "stranger_hours": hours}
+    result: dict[str, float | None] = {
+        "n": float(number + 1),
+        "gallery": float(len(known)),
+        "stranger_hours": hours,
+    }
     for way, notes in seen.items():
         result |= {f"{key}.{way}": value for key, value in told(notes, set(known)).items()}
     return result
@@ -344,7 +348,7 @@ def following(
     )
 
 
-def told(notes: list[tuple[Walk, Watched]], known: set[str]) -> dict[str, float]:
+def told(notes: list[tuple[Walk, Watched]], known: set[str]) -> dict[str, float | None]:
     """What the notes of all clips come to."""
     own = [(w, n) for w, n in notes if w.person in known]
     strangers = [(w, n) for w, n in notes if w.person not in known]
@@ -356,7 +360,7 @@ def told(notes: list[tuple[Walk, Watched]], known: set[str]) -> dict[str, float]
     return {
         "identified": 100 * float(np.mean(ends)),
         "ever_identified": 100 * len(times) / len(own),
-        "to_name_s": float(np.median(times)) if times else float("nan"),
+        "to_name_s": float(np.median(times)) if times else None,
         "mixed_up_per_hour": mixed / hours[0],
         "false_per_hour": false / hours[1],
         "strangers_named": 100 * float(np.mean([any(n.names) for _, n in strangers])),

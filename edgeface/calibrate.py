@@ -26,6 +26,7 @@ from edgeface.types import Threshold
 CONFIDENCE = 0.95
 RULE_OF_THREE = 3.0  # trials needed: this many over the FPIR (Hanley and Lippman-Hand 1983)
 _LEVELS = 64  # points of the stored curve
+_TRUSTED = 1e-4  # rate of pairs of a labelled set below which wrong labels prevail
 _CURVE_END = 0.5  # the highest exceedance rate it holds
 
 
@@ -69,20 +70,27 @@ class Calibration:
 
     def default_at(self, size: int) -> Threshold:
         """`at` for a calibration that came with a model: pairs of the people its card speaks of,
-        not of the user's. An empty gallery is taken for one of one person."""
-        origin = f"card:fpir={_short(self.fpir)}@N={max(size, 1)}"
-        return Threshold(round(self._value_at(max(size, 1)), 4), origin)
+        not of the user's. An empty gallery is taken for one of one person.
 
-    def value_at(self, size: int, *, fpir: float) -> float:
+        In labelled sets some pairs of different people are one person under two names, and these
+        make up the far tail: below a rate of 1e-4 the curve is continued rather than read.
+        """
+        origin = f"card:fpir={_short(self.fpir)}@N={max(size, 1)}"
+        value = self.value_at(size, fpir=self.fpir, trusted=_TRUSTED)
+        return Threshold(round(value, 4), origin)
+
+    def value_at(self, size: int, *, fpir: float, trusted: float = 0.0) -> float:
         """The similarity that the nearest of `size` people reaches, to a stranger, with probability
-        `fpir`; see `at`."""
-        return self._read(-math.expm1(math.log1p(-fpir) * self.size / max(size, 1)))
+        `fpir`; see `at`. The curve is believed down to the rate `trusted`."""
+        return self._read(-math.expm1(math.log1p(-fpir) * self.size / max(size, 1)), trusted)
 
     def _value_at(self, size: int) -> float:
         return self.value_at(size, fpir=self.fpir)
 
-    def _read(self, rate: float) -> float:
+    def _read(self, rate: float, trusted: float = 0.0) -> float:
         x, y = np.log(self.rates), np.array(self.values)
+        if 0.0 < trusted < self.rates[-1]:
+            x, y = x[(kept := x >= math.log(trusted))], y[kept]
         if math.log(rate) >= x[0]:
             return float(np.interp(math.log(min(rate, self.rates[-1])), x, y))
         # The slope of the last decade measured: thinner tails make this err on the safe side.

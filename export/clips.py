@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 
 SMALLEST, LARGEST = 14.0, 90.0  # pixels of the face's frame when a clip begins, log-uniform
 STAGES = ("res1_3.sum", "res2_5.sum")  # 64 maps of 28x28 and 128 of 14x14, see `with_style`
-CLIPS, FRAMES = 2, 4  # of each picture, of each clip, to train on
+CLIPS, FRAMES = 2, 3  # of each picture, of each clip, to train on
 BATCH = 32
 
 

@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
         "--out", type=Path, required=True, help="target .onnx; .xml and .bin are written beside it"
     )
     parser.add_argument("--count", type=int, default=512, help="calibration faces")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     if not args.checkpoint.exists():
         print(f"int8: no checkpoint {args.checkpoint}", file=sys.stderr)

@@ -167,3 +167,16 @@ def test_a_looser_rate_means_a_lower_value_that_grows_with_the_gallery() -> None
     assert result.value_at(50, fpir=1e-3) == pytest.approx(result.at(50).value, abs=0.01)
     assert result.value_at(50, fpir=0.05) < result.value_at(50, fpir=0.01) < result.value
     assert result.value_at(50, fpir=0.05) < result.value_at(500, fpir=0.05)
+
+
+def test_a_cards_curve_is_not_believed_where_labels_are_wrong() -> None:
+    rng = np.random.default_rng(0)
+    clean = rng.normal(0.1, 0.08, 300_000)
+    # Ten pairs of "different" people who are one person under two names.
+    mixed = np.concatenate([clean, rng.uniform(0.55, 0.8, 10)])
+    honest, fooled = (calibrate(x, fpir=1e-3, size=1) for x in (clean, mixed))
+    for size in (10, 100, 1000):
+        wanted = honest.default_at(size).value
+        assert fooled.default_at(size).value == pytest.approx(wanted, abs=0.04)
+        assert fooled.at(size).value >= fooled.default_at(size).value - 1e-4
+    assert fooled.at(100).value > honest.default_at(100).value + 0.1
