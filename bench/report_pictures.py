@@ -34,7 +34,7 @@ def draw(documents: Documents, folder: Path) -> list[tuple[str, str]]:
     """Draw what the documents have figures for; (file, caption) of each picture."""
     plans: list[tuple[str, str, Callable[[Documents, Axes], bool], tuple[float, float]]] = [
         ("pipeline.svg", "Whole pipeline, frames per second on two threads", rates, (8, 3.4)),
-        ("stages.svg", "Where the milliseconds of a frame go, ONNX Runtime", stages, (8, 2.4)),
+        ("stages.svg", "Where the milliseconds of a frame go, ONNX Runtime", stages, (8, 2.8)),
         (
             "embedders.svg",
             "Speed, size and accuracy of embedders: one thread, batch 1, the faster runtime; "
@@ -100,9 +100,7 @@ def stages(documents: Documents, axes: Axes) -> bool:
     if clips:
         axes.set_yticks(range(len(clips)), reversed(clips))
         axes.set_xlabel("ms per frame")
-        axes.legend(
-            ncols=len(STAGES), loc="upper center", bbox_to_anchor=(0.45, 1.3), frameon=False
-        )
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return bool(clips)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+pytest.importorskip("onnx", reason="the bench takes its clips from the workshop")
+
 from bench.video import HEIGHT, WIDTH, Footage, Walk, Watched, _whose, paste, script, told
 from edgeface.types import Decision, Face, Sighting, Status, Threshold
 
