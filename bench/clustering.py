@@ -74,7 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--graphs", type=Path, metavar="FOLDER", help="keep the graphs of the scale runs here"
     )
     parser.add_argument(
-        "--keep", type=Path, metavar="REPORT", help="start from the figures of this report"
+        "--keep",
+        type=Path,
+        metavar="REPORT",
+        help="start from the figures of this report, with the parameters chosen there",
     )
 
 
@@ -110,9 +113,7 @@ def tests(features: Source) -> dict[str, Labelled]:
 
 def figures(args: argparse.Namespace) -> Figures:
     only = args.only or ["quality", "robust", "scale"]
-    found: Figures = {}
-    if args.keep and args.keep.exists():
-        found |= json.loads(args.keep.read_text())["figures"]
+    found = kept_figures(args)
     found["clustering.graph_path"] = graph.path()
     found |= PUBLISHED
     for name in args.features or ["mobilefacenet", "original"]:
@@ -134,6 +135,14 @@ def figures(args: argparse.Namespace) -> Figures:
     return found
 
 
+def kept_figures(args: argparse.Namespace) -> Figures:
+    """What `--keep` names, or nothing."""
+    if args.keep is None or not args.keep.exists():
+        return {}
+    found: Figures = json.loads(args.keep.read_text())["figures"]
+    return found
+
+
 def prepared(faces: Labelled, *, quick: bool = False) -> tuple[Faces, NDArray[np.int64]]:
     if quick:
         faces = faces.take(np.flatnonzero(faces.labels % 8 == 0))
@@ -145,6 +154,7 @@ def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figu
     """Every method on the three test sets, with the parameter that has the best mean BCubed F over
     the three training sets."""
     training: list[tuple[Faces, NDArray[np.int64]]] = []
+    before = kept_figures(args)
     testing = {k: prepared(v, quick=args.quick) for k, v in tests(features).items()}
     found: Figures = {}
     for name in ["ours", *METHODS, "agglomerative"]:
@@ -153,11 +163,13 @@ def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figu
         if name in {"infomap_0_8", "infomap_tuned"} and not importlib.util.find_spec("infomap"):
             print(f"clustering: {name} is left out, infomap is not installed", file=sys.stderr)
             continue
-        if not training and name != "ours" and len(parameters(name)) > 1:
+        started = time.perf_counter()
+        value = before.get(f"clustering.chosen.{features.name}.{name}")
+        if value is None and name != "ours" and len(parameters(name)) > 1 and not training:
             sets = training_sets(features, teacher).values()
             training = [prepared(s, quick=args.quick) for s in sets]
-        started = time.perf_counter()
-        value = chosen(name, training)
+        if value is None:
+            value = chosen(name, training)
         prefix = f"{features.name}.{name}"
         if value is not None:
             found[f"clustering.chosen.{prefix}"] = value
