@@ -64,7 +64,7 @@ def weight_scale(weight: Tensor) -> Tensor:
 
 def range_of(parts: list[Tensor], *, samples: int = 200_000) -> tuple[float, float]:
     """(scale, zero point) of a uint8 map seen in `parts`: of the observed range and some that cut
-    off a tenth of either end, the one with the least squared error: further cuts cost rare faces."""
+    off a tenth of either end, the one with the least squared error: more costs rare faces."""
     low = min(0.0, *(part.min().item() for part in parts))
     high = max(0.0, *(part.max().item() for part in parts))
     stride = max(1, sum(part.numel() for part in parts) // samples)
