@@ -183,7 +183,13 @@ class Follower:
         """Decide for all faces of the frame together; only new evidence confirms a name."""
         known = [(t, d) for t in seen if (d := self._dossier(t.id)).evidence.template().weight > 0]
         rows = [d.matches for _, d in known]
-        raw = decide_together(rows, self._threshold, margin=self._rules.margin)
+        raw = decide_together(
+            rows,
+            self._threshold,
+            margin=self._rules.margin,
+            shown=[d.decision.person_id for _, d in known],
+            hold=self._rules.hold,
+        )
         raw = complete(raw, [d.elsewhere for _, d in known])
         for (track, dossier), decision in zip(known, raw, strict=True):
             if track.id in fresh or decision.person_id != dossier.decision.person_id:

@@ -64,6 +64,26 @@ def test_the_total_similarity_is_the_highest_there_is(seed: int) -> None:
     assert total == pytest.approx(best)
 
 
+def test_who_is_shown_is_held_a_little_below_the_threshold_and_the_result_says_so() -> None:
+    row = matches(0.48, 0.1)
+    (held,) = decide_together([row], LIMIT, shown=[1], hold=0.03)
+    assert (held.name, held.threshold.origin) == ("p1", "user,held")
+    assert held.threshold.value == pytest.approx(0.47)
+    (sure,) = decide_together([matches(0.6, 0.1)], LIMIT, shown=[1], hold=0.03)
+    assert sure.threshold == LIMIT
+    for shown in (None, 2):  # a newcomer gets nothing off
+        (new,) = decide_together([row], LIMIT, shown=[shown], hold=0.03)
+        assert (new.name, new.threshold) == (None, LIMIT)
+    (gone,) = decide_together([matches(0.46, 0.1)], LIMIT, shown=[1], hold=0.03)
+    assert gone.name is None
+
+
+def test_a_held_person_yields_to_a_better_probe_of_the_frame() -> None:
+    rows = [matches(0.48, 0.1), matches(0.7, 0.1)]
+    one, two = decide_together(rows, LIMIT, shown=[1, None], hold=0.03)
+    assert (one.name, two.name) == (None, "p1")
+
+
 def seen(name: str | None) -> Decision:
     if name is None:
         return Decision(Status.UNKNOWN, None, None, 0.1, 0.0, LIMIT)
