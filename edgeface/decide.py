@@ -89,10 +89,10 @@ def decide_together(
         [m for m in row if m.similarity >= for_person(threshold, m.person_id, who, hold).value]
         for row, who in zip(matches, named, strict=True)
     ]
-    people = sorted({m.person_id for row in fit for m in row})
+    people = sorted({m.person_id for good in fit for m in good})
     cost = np.full((len(matches), len(people)), 10.0)
-    for i, row in enumerate(fit):
-        for m in row:
+    for i, good in enumerate(fit):
+        for m in good:
             cost[i, people.index(m.person_id)] = -m.similarity
     pairs = assign(cost, limit=hold - threshold.value) if people else []
     held = {probe: people[column] for probe, column in pairs}
