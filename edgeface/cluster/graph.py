@@ -121,18 +121,51 @@ class Edges:
         """From directed edges: the weight of a pair is the mean of its two directions, a missing
         one counting as 0. Self-loops are dropped."""
         keep = sources != targets
-        a, b = sources[keep].astype(np.int64), targets[keep].astype(np.int64)
-        half = weights[keep] * np.float32(0.5)
-        keys = np.concatenate([a * n + b, b * n + a])
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        firsts = np.flatnonzero(np.diff(keys, prepend=-1))
-        both = np.concatenate([half, half])[order]
-        del order
-        total = np.add.reduceat(both, firsts) if len(firsts) else np.empty(0, np.float32)
-        keys = keys[firsts]
-        start = np.searchsorted(keys, np.arange(n + 1, dtype=np.int64) * n)
-        return cls(start.astype(np.int64), (keys % n).astype(np.int32), total.astype(np.float32))
+        a, b, half = sources[keep], targets[keep], weights[keep] * np.float32(0.5)
+        forth, back = _grouped(n, a), _grouped(n, b)
+        found, totals, degrees = [], [], [np.zeros(1, np.int64)]
+        # A block of nodes at a time: sorting the keys of all edges at once takes ten times the
+        # memory of the graph.
+        for low in range(0, n, BLOCK):
+            high = min(low + BLOCK, n)
+            one, other = forth.of(low, high), back.of(low, high)
+            keys = np.concatenate([_keys(a, b, one, low, n), _keys(b, a, other, low, n)])
+            order = np.argsort(keys, kind="stable")
+            keys = keys[order]
+            both = np.concatenate([half[one], half[other]])[order]
+            firsts = np.flatnonzero(np.diff(keys, prepend=-1))
+            keys = keys[firsts]
+            found.append((keys % n).astype(np.int32))
+            totals.append(np.add.reduceat(both, firsts) if len(firsts) else both)
+            degrees.append(np.bincount(keys // n, minlength=high - low))
+        start = np.cumsum(np.concatenate(degrees), dtype=np.int64)
+        return cls(
+            start,
+            np.concatenate([np.empty(0, np.int32), *found]),
+            np.concatenate([np.empty(0, np.float32), *totals]),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grouped:
+    """Edges in the `order` of one of their ends; those of node i lie from bounds[i]."""
+
+    order: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+
+    def of(self, low: int, high: int) -> NDArray[np.int64]:
+        return self.order[self.bounds[low] : self.bounds[high]]
+
+
+def _grouped(n: int, ends: Indices) -> _Grouped:
+    bounds = np.zeros(n + 1, np.int64)
+    np.cumsum(np.bincount(ends, minlength=n), out=bounds[1:])
+    return _Grouped(np.argsort(ends, kind="stable"), bounds)
+
+
+def _keys(a: Indices, b: Indices, edges: NDArray[np.int64], low: int, n: int) -> NDArray[np.int64]:
+    """Numbers by which edges from nodes `a` - `low` to `b` sort."""
+    return (a[edges].astype(np.int64) - low) * n + b[edges]
 
 
 def partition(edges: Edges) -> tuple[Indices, float]:
