@@ -160,42 +160,6 @@ def calibrate(best: ArrayLike, *, fpir: float, size: int) -> Calibration:
     )
 
 
-def calibrate_pairs(similarities: ArrayLike, *, fpir: float, size: int) -> Calibration:
-    """`calibrate` from similarities of pairs of different people, when no gallery is at hand.
-
-    The first model: comparisons of one search are independent, so FPIR_N = 1 - (1 - FMR)^N. They
-    are not quite (one face may resemble many), which makes this threshold too high rather than too
-    low; prefer `calibrate`. CalibrationError when there are fewer than three over the FMR pairs.
-    """
-    scores = _impostors(similarities)
-    trials_needed(fpir)
-    if size < 1:
-        raise CalibrationError("the gallery is empty: enrol somebody before calibrating")
-    fmr = -math.expm1(math.log1p(-fpir) / size)
-    needed = trials_needed(fmr)
-    if len(scores) < needed:
-        raise CalibrationError(
-            f"{len(scores)} impostor pairs are too few for an FPIR of {_short(fpir)} among {size} "
-            f"people: {needed - len(scores)} more pairs are needed"
-        )
-    pairs = calibrate(scores, fpir=fmr, size=1)
-    rates = 1.0 - (1.0 - np.array(pairs.rates)) ** size
-    inside = rates < 1.0 - 1e-9
-    m = pairs.measured
-    scaled = Interval(*(-math.expm1(math.log1p(-r) * size) for r in (m.value, m.low, m.high)))
-    return Calibration(
-        value=pairs.value,
-        low=pairs.low,
-        high=pairs.high,
-        fpir=fpir,
-        size=size,
-        trials=len(scores),
-        measured=scaled,
-        rates=tuple(rates[inside].tolist()),
-        values=tuple(np.array(pairs.values)[inside].tolist()),
-    )
-
-
 def _threshold_ranks(rate: float, n: int, tail: float) -> tuple[int, int]:
     """Ranks, largest first, whose values enclose the threshold of exactly `rate`: how many of n
     impostors exceed it is binomial. Rank 0 stands for no upper bound."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from edgeface import metrics
-from edgeface.calibrate import Calibration, calibrate, calibrate_pairs, trials_needed
+from edgeface.calibrate import Calibration, calibrate, trials_needed
 from edgeface.errors import CalibrationError
 
 
@@ -96,19 +96,6 @@ def test_larger_galleries_need_higher_thresholds() -> None:
     assert values == sorted(values)
     assert values[-1] <= 1.0
     assert result.at(50) == result.threshold
-
-
-def test_pairs_give_the_threshold_of_independent_comparisons() -> None:
-    rng = np.random.default_rng(3)
-    rows = rng.standard_normal((2000, 48))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    pairs = (rows[:1000] @ rows[1000:].T).ravel()
-    result = calibrate_pairs(pairs, fpir=1e-2, size=100)
-    measured = metrics.fpir(searches(40_000, 100, 4), result.value)
-    assert 0.7e-2 < measured < 1.4e-2
-    assert result.at(1).value < result.value < result.at(1000).value
-    with pytest.raises(CalibrationError, match="more pairs"):
-        calibrate_pairs(pairs[:1000], fpir=1e-2, size=100)
 
 
 def test_a_calibration_survives_storage() -> None:

@@ -8,21 +8,9 @@ from pathlib import Path
 import pytest
 
 import edgeface as ef
+from bench.pipeline_clips import ALEX, LIN
+from bench.pipeline_clips import hamilton as who
 from edgeface import video
-
-LIN, ALEX = "lin-manuel-miranda", "alex-lacamoire"
-
-
-def who(index: int, box) -> str | None:
-    """Who a box of the clip shows, looked up by eye: the singer stands at the right before the cut
-    at frame 20 and is alone in the picture from frame 83 to 210; the pianist sits at the left
-    before the cut and is seen in profile after it; everybody else is audience."""
-    x = float(box[0] + box[2]) / 2
-    if index < 20:
-        return LIN if x > 480 else ALEX if x < 120 else None
-    if index < 83:
-        return ALEX if x > 300 or (box[2] - box[0]) > 90 else None
-    return LIN if index <= 210 else None
 
 
 @pytest.fixture(scope="module")
