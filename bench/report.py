@@ -267,6 +267,8 @@ def main(argv: Sequence[str]) -> int:
 
     documents = read(args.reports)
     for name, document in documents.items():
+        if not (HERE / f"{document['bench']}.py").exists():
+            continue  # no bench of ours: its page came with it
         try:
             text = page(document)
         except ImportError as error:  # the bench itself needs more than its report
