@@ -12,7 +12,7 @@ from conftest import FakeSession, write_model
 
 from edgeface.embed import Embedder
 from edgeface.errors import ImageError, ModelError
-from edgeface.models import cards, digest, load_card
+from edgeface.models import ModelCard, cards, digest, load_card
 from edgeface.runtime import choose, open_session
 
 TOY = (Path(__file__).parent / "toys" / "embedder.onnx").read_bytes()
@@ -153,3 +153,11 @@ def test_a_damaged_variant_is_refused(tmp_path: Path, what: str) -> None:
         weights.write_bytes(b"\x01")
     with pytest.raises(ModelError, match=r"toy\.bin|damaged"):
         load_card(card, "embedding")
+
+
+@pytest.mark.parametrize("card", list(cards()), ids=lambda c: c.name)
+def test_a_shipped_model_says_where_it_comes_from(card: ModelCard) -> None:
+    training = card.raw["training"]
+    assert "research" in card.raw["license"]
+    assert not isinstance(training["data"], str)  # set by set, with its terms
+    assert "unknown terms" not in json.dumps(training["teachers"])
