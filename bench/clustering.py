@@ -81,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def source(name: str, shared: Path, cache: Path) -> Source:
-    """Where the embeddings of NAME or NAME=FILE come from."""
+def source(name: str, shared: Path, cache: Path, *, every: int = 1) -> Source:
+    """Where the embeddings of NAME or NAME=FILE come from, of one in `every` identities."""
     name, _, file = name.partition("=")
     path = Path(file) if file else shared / PEERS[name] if name in PEERS else None
 
@@ -97,7 +97,7 @@ def source(name: str, shared: Path, cache: Path) -> Source:
 
     shipped = WEIGHTS / f"{name}.onnx"
     stamp = hashlib.sha256(shipped.read_bytes()).hexdigest()[:8] if shipped.exists() else ""
-    return Source(name, shared, cache, open_embed, "" if path else stamp)
+    return Source(name, shared, cache, open_embed, "" if path else stamp, every)
 
 
 def tests(features: Source) -> dict[str, Labelled]:
@@ -116,10 +116,11 @@ def figures(args: argparse.Namespace) -> Figures:
     found = kept_figures(args)
     found["clustering.graph_path"] = graph.path()
     found |= PUBLISHED
+    every = 8 if args.quick else 1
     for name in args.features or ["mobilefacenet", "original"]:
-        features = source(name, args.shared, args.cache)
+        features = source(name, args.shared, args.cache, every=every)
         if "quality" in only:
-            teacher = source(TEACHER, args.shared, args.cache)
+            teacher = source(TEACHER, args.shared, args.cache, every=every)
             found |= quality(features, teacher, args)
         if "robust" in only:
             found |= robustness(features, args)
@@ -143,9 +144,7 @@ def kept_figures(args: argparse.Namespace) -> Figures:
     return found
 
 
-def prepared(faces: Labelled, *, quick: bool = False) -> tuple[Faces, NDArray[np.int64]]:
-    if quick:
-        faces = faces.take(np.flatnonzero(faces.labels % 8 == 0))
+def prepared(faces: Labelled) -> tuple[Faces, NDArray[np.int64]]:
     people = int(faces.labels.max()) + 1
     return Faces(faces.embeddings, neighbours(faces.embeddings, 64), people), faces.labels
 
@@ -155,7 +154,7 @@ def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figu
     the three training sets."""
     training: list[tuple[Faces, NDArray[np.int64]]] = []
     before = kept_figures(args)
-    testing = {k: prepared(v, quick=args.quick) for k, v in tests(features).items()}
+    testing = {k: prepared(v) for k, v in tests(features).items()}
     found: Figures = {}
     for name in ["ours", *METHODS, "agglomerative"]:
         if args.method and name not in args.method:
@@ -167,7 +166,7 @@ def quality(features: Source, teacher: Source, args: argparse.Namespace) -> Figu
         value = before.get(f"clustering.chosen.{features.name}.{name}")
         if value is None and name != "ours" and len(parameters(name)) > 1 and not training:
             sets = training_sets(features, teacher).values()
-            training = [prepared(s, quick=args.quick) for s in sets]
+            training = [prepared(s) for s in sets]
         if value is None:
             value = chosen(name, training)
         prefix = f"{features.name}.{name}"
@@ -235,14 +234,14 @@ def scores(prefix: str, truth: NDArray[np.int64], labels: NDArray[np.int32]) -> 
 
 def robustness(features: Source, args: argparse.Namespace) -> Figures:
     """All of LFW with 5 % unrecognisable crops mixed in, with 20 % added later, and reordered."""
-    faces, truth = prepared(tests(features)["lfw"], quick=args.quick)
+    faces, truth = prepared(tests(features)["lfw"])
     whole = cluster(faces.embeddings)
     prefix = f"{features.name}"
     found: Figures = {}
     junk, junk_quality = unrecognisable(features, len(truth) // 20)
     together = np.concatenate([faces.embeddings, junk])
     mixed = cluster(together)
-    gated = cluster(together, quality=np.concatenate([real_quality(features, args), junk_quality]))
+    gated = cluster(together, quality=np.concatenate([real_quality(features), junk_quality]))
     clean = pairwise(truth, whole.labels).f
     for name, clusters in (("unrated", mixed), ("rated", gated)):
         lost = clean - pairwise(truth, clusters.labels[: len(truth)]).f
@@ -298,19 +297,15 @@ def spoiled(shared: Path, count: int) -> Iterator[NDArray[np.uint8]]:
         yield crop
 
 
-def real_quality(features: Source, args: argparse.Namespace) -> NDArray[np.float32]:
+def real_quality(features: Source) -> NDArray[np.float32]:
     """What `edgeface.quality` gives the crops of LFW, in the order of its embeddings."""
     import cv2
 
-    kept = features.cache / "quality.lfw.npy"
+    kept = features.cache / f"quality.{features.kept('lfw').stem}.npy"
     if not kept.exists():
-        root = features.shared / FOLDERS["lfw"]
-        files = sorted(p for p in root.rglob("*") if p.suffix in {".webp", ".png", ".jpg"})
-        np.save(kept, np.array([trust(cv2.imread(str(f))) for f in files], np.float32))
+        np.save(kept, np.array([trust(cv2.imread(str(f))) for f in features.files("lfw")], "f4"))
     quality: NDArray[np.float32] = np.load(kept)
-    return (
-        quality[np.flatnonzero(features.folder("lfw").labels % 8 == 0)] if args.quick else quality
-    )
+    return quality
 
 
 def trust(crop: NDArray[np.uint8]) -> float:

@@ -42,24 +42,35 @@ class Labelled:
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where embeddings of one embedder come from: computed by `open_embed()` once per folder and
-    kept under `cache`, by the name and, where the file of that name may change, its `stamp`."""
+    kept under `cache`, by the name and, where the file of that name may change, its `stamp`. Of the
+    identities of a folder only one in `every` is looked at, for runs that must be short."""
 
     name: str
     shared: Path
     cache: Path
     open_embed: Callable[[], Embed]
     stamp: str = ""
+    every: int = 1
 
     def kept(self, which: str) -> Path:
         """The file of the embeddings of `which`."""
-        return self.cache / f"{which}.{self.name}{self.stamp and '-' + self.stamp}.npy"
+        part = "" if self.every == 1 else f".{self.every}th"
+        return self.cache / f"{which}.{self.name}{self.stamp and '-' + self.stamp}{part}.npy"
 
-    def folder(self, which: str) -> Labelled:
-        """All crops of a folder; identities are its subfolders."""
+    def files(self, which: str) -> list[Path]:
+        """The crops of a folder in the order of their embeddings."""
         root = self.shared / FOLDERS[which]
         files = sorted(p for p in root.rglob("*") if p.suffix in {".webp", ".png", ".jpg"})
         if not files:
             raise FileNotFoundError(f"{root}: no crops; --shared names the test data folder")
+        names = sorted({p.relative_to(root).parts[0] for p in files})
+        chosen = set(names[:: self.every])
+        return [p for p in files if p.relative_to(root).parts[0] in chosen]
+
+    def folder(self, which: str) -> Labelled:
+        """All crops of a folder; identities are its subfolders."""
+        root = self.shared / FOLDERS[which]
+        files = self.files(which)
         names = [p.relative_to(root).parts[0] for p in files]
         kept = self.kept(which)
         rows = np.load(kept) if kept.exists() else self._embed(files, kept)
