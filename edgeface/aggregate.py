@@ -6,15 +6,14 @@ give the same template, two states merge by addition, a wrong face leaves by sub
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import ModelError
-from edgeface.models import ModelCard
+from edgeface.models import ModelCard, digest
 from edgeface.runtime import Session, open_session
 from edgeface.types import Array, Template
 
@@ -106,7 +105,7 @@ class Learned:
         sessions = []
         for part in ("update", "readout"):
             path = card.path.with_name(str(about[part]["file"]))
-            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "nothing"
+            found = digest(path) if path.is_file() else "nothing"
             if found != about[part]["sha256"]:
                 raise ModelError(
                     f"{path} is not the network that the card of {card.name} names: reinstall it"
@@ -169,7 +168,7 @@ class Aggregator:
         quality = np.asarray(qualities, np.float32)
         heard = quality > 0
         if not heard.any():
-            return state + State(*self._nothing(), 0.0, len(quality))
+            return replace(state, count=state.count + len(quality))
         rows = embeddings[heard].astype(np.float64)
         looks = self._head.look(embeddings[heard], quality[heard])
         return state + State(
@@ -203,10 +202,6 @@ class Aggregator:
             says = looks.weights * (embeddings[heard].astype(np.float64) @ mean)
             result[heard] = says / max(float(says.sum()), 1e-12)
         return result
-
-    def _nothing(self) -> tuple[Sums, Sums, Sums, Sums]:
-        empty = self.empty()
-        return empty.total, empty.mass, empty.tokens, empty.moment
 
 
 @dataclass(frozen=True, slots=True)
