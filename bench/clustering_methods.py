@@ -91,7 +91,8 @@ def hard_clusters(faces: Faces, threshold: float) -> Labels:
     density = diffusion_density(
         faces.near.indices[:, :20], _transitions(faces, 0.5, squares=False)[:, :20]
     )
-    rows = graph.Rows.of(faces.near.indices, [np.sqrt(_transitions(faces, 0.25, squares=False))])
+    amounts = np.sqrt(_transitions(faces, 0.25, squares=False))
+    rows = graph.Rows.of(faces.near.indices, [amounts.__getitem__])
     distances = 1 - graph.overlap(rows, all_of, faces.near.indices)[0]
     return density_peaks(faces.near.indices, distances, density, threshold=threshold)
 
@@ -99,7 +100,8 @@ def hard_clusters(faces: Faces, threshold: float) -> Labels:
 def early_stop(faces: Faces, threshold: float) -> Labels:
     """Overlap weights with early stop and the map equation, after FC-ES (arXiv 2408.13431)."""
     all_of = np.arange(len(faces.embeddings), dtype=np.int32)
-    rows = graph.Rows.of(faces.near.indices, [_transitions(faces, 0.5, squares=True)])
+    amounts = _transitions(faces, 0.5, squares=True)
+    rows = graph.Rows.of(faces.near.indices, [amounts.__getitem__])
     weights = graph.overlap(rows, all_of, faces.near.indices, mean=True)[0]
     keep = np.logical_and.accumulate(weights >= threshold, axis=1)
     a, b = _links(faces, keep)

@@ -53,9 +53,8 @@ class Neighbourhoods:
         """From neighbours found before, and strangers measured before."""
         n, k = near.indices.shape
         ranks = np.broadcast_to(np.arange(k, dtype=np.float32), (n, k))
-        rows = graph.Rows.of(
-            near.indices, [own_scale_amounts(near), _first(n, k, 5), _first(n, k, 20), ranks]
-        )
+        amounts = [own_scale_amounts(near), _first(n, k, 5), _first(n, k, 20), ranks]
+        rows = graph.Rows.of(near.indices, [amount.__getitem__ for amount in amounts])
         present = np.maximum(near.similarities, -1.0)
         cohort = present[:, min(COHORT, k // 4) :]
         # A cohort of a few alike faces is no reason for certainty: its spread has a floor.

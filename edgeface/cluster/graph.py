@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,11 @@ def _extension() -> Any:
 _graph = _extension()
 
 
+def blocks(n: int) -> Iterator[slice]:
+    """Slices that cover n rows, so that a step need not hold its temporaries for all of them."""
+    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+
+
 def path() -> str:
     """What runs the graph steps: `avx2`, `scalar` (both C) or `python`."""
     return str(_graph.path()) if _graph else "python"
@@ -43,18 +49,18 @@ class Rows:
     amounts: Array
 
     @classmethod
-    def of(cls, indices: Indices, amounts: list[Array]) -> Rows:
-        """Sort rows of neighbours; -1 marks a missing one."""
+    def of(cls, indices: Indices, amounts: Sequence[Callable[[slice], Array]]) -> Rows:
+        """Sort rows of neighbours; -1 marks a missing one. The amounts of a channel are asked for
+        some rows at a time."""
         n, k = indices.shape
         ids = np.empty((n, k), np.int32)
         sorted_amounts = np.empty((len(amounts), n, k), np.float32)
-        for start in range(0, n, BLOCK):
-            part = slice(start, start + BLOCK)
+        for part in blocks(n):
             padded = np.where(indices[part] < 0, reference.PAD, indices[part])
             order = np.argsort(padded, axis=1)
             ids[part] = np.take_along_axis(padded, order, axis=1)
             for channel, amount in enumerate(amounts):
-                sorted_amounts[channel, part] = np.take_along_axis(amount[part], order, axis=1)
+                sorted_amounts[channel, part] = np.take_along_axis(amount(part), order, axis=1)
         return cls(ids, sorted_amounts)
 
 
@@ -120,50 +126,55 @@ class Edges:
     def of(cls, n: int, sources: Indices, targets: Indices, weights: Array) -> Edges:
         """From directed edges: the weight of a pair is the mean of its two directions, a missing
         one counting as 0. Self-loops are dropped."""
-        keep = sources != targets
-        a, b, half = sources[keep], targets[keep], weights[keep] * np.float32(0.5)
-        forth, back = _grouped(n, a), _grouped(n, b)
-        found, totals, degrees = [], [], [np.zeros(1, np.int64)]
+        if (sources == targets).any():
+            keep = sources != targets
+            sources, targets, weights = sources[keep], targets[keep], weights[keep]
+        forth, back = _grouped(n, sources), _grouped(n, targets)
+        # Room for pairs that are all one-sided; what is not written takes no memory.
+        found, totals = np.empty(2 * len(sources), np.int32), np.empty(2 * len(sources), np.float32)
+        start = np.zeros(n + 1, np.int64)
         # A block of nodes at a time: sorting the keys of all edges at once takes ten times the
         # memory of the graph.
-        for low in range(0, n, BLOCK):
-            high = min(low + BLOCK, n)
+        for low, high in ((rows.start, rows.stop) for rows in blocks(n)):
             one, other = forth.of(low, high), back.of(low, high)
-            keys = np.concatenate([_keys(a, b, one, low, n), _keys(b, a, other, low, n)])
+            keys = np.concatenate(
+                [_keys(sources, targets, one, low, n), _keys(targets, sources, other, low, n)]
+            )
             order = np.argsort(keys, kind="stable")
             keys = keys[order]
-            both = np.concatenate([half[one], half[other]])[order]
+            both = np.concatenate([weights[one], weights[other]])[order]
             firsts = np.flatnonzero(np.diff(keys, prepend=-1))
             keys = keys[firsts]
-            found.append((keys % n).astype(np.int32))
-            totals.append(np.add.reduceat(both, firsts) if len(firsts) else both)
-            degrees.append(np.bincount(keys // n, minlength=high - low))
-        start = np.cumsum(np.concatenate(degrees), dtype=np.int64)
-        return cls(
-            start,
-            np.concatenate([np.empty(0, np.int32), *found]),
-            np.concatenate([np.empty(0, np.float32), *totals]),
-        )
+            part = slice(start[low], start[low] + len(firsts))
+            found[part] = keys % n
+            if len(firsts):
+                totals[part] = np.add.reduceat(both, firsts) * np.float32(0.5)
+            degrees = np.bincount(keys // n, minlength=high - low)
+            start[low + 1 : high + 1] = start[low] + np.cumsum(degrees)
+        return cls(start, found[: start[n]], totals[: start[n]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grouped:
-    """Edges in the `order` of one of their ends; those of node i lie from bounds[i]."""
+    """Edges in the `order` of one of their ends (None: they lie so); node i's from bounds[i]."""
 
-    order: NDArray[np.int64]
+    order: Indices | None
     bounds: NDArray[np.int64]
 
-    def of(self, low: int, high: int) -> NDArray[np.int64]:
-        return self.order[self.bounds[low] : self.bounds[high]]
+    def of(self, low: int, high: int) -> slice | Indices:
+        part = slice(self.bounds[low], self.bounds[high])
+        return part if self.order is None else self.order[part]
 
 
 def _grouped(n: int, ends: Indices) -> _Grouped:
     bounds = np.zeros(n + 1, np.int64)
     np.cumsum(np.bincount(ends, minlength=n), out=bounds[1:])
-    return _Grouped(np.argsort(ends, kind="stable"), bounds)
+    if (ends[1:] >= ends[:-1]).all():
+        return _Grouped(None, bounds)
+    return _Grouped(np.argsort(ends, kind="stable").astype(np.int32), bounds)
 
 
-def _keys(a: Indices, b: Indices, edges: NDArray[np.int64], low: int, n: int) -> NDArray[np.int64]:
+def _keys(a: Indices, b: Indices, edges: slice | Indices, low: int, n: int) -> NDArray[np.int64]:
     """Numbers by which edges from nodes `a` - `low` to `b` sort."""
     return (a[edges].astype(np.int64) - low) * n + b[edges]
 

@@ -34,15 +34,25 @@ class Support:
     @classmethod
     def of(cls, indices: Indices, first: Array) -> Self:
         """From a kNN graph (n, k), oneself in front, and its edges' first probabilities."""
-        likely = np.where(first >= LIKELY, first, np.float32(0.0))
-        likely[:, 0] = 1.0
-        mass = likely.sum(axis=1)
-        amounts = [np.sqrt(likely / mass[:, None]), likely]
-        rows = graph.Rows.of(np.where(likely > 0, indices, -1), amounts)
-        others = likely[:, 1:]
-        if others.shape[1] < 2:
-            others = np.pad(others, ((0, 0), (0, 2 - others.shape[1])))
-        rivals = -np.partition(-others, 1, axis=1)[:, :2]
+
+        def likely(part: slice) -> Array:
+            found = np.where(first[part] >= LIKELY, first[part], np.float32(0.0))
+            found[:, 0] = 1.0
+            return found
+
+        def shares(part: slice) -> Array:
+            return np.asarray(np.sqrt(likely(part) / mass[part, None]))
+
+        n = len(first)
+        mass, rivals = np.empty(n, np.float32), np.zeros((n, 2), np.float32)
+        kept = np.empty_like(indices)
+        for part in graph.blocks(n):
+            found = likely(part)
+            mass[part] = found.sum(axis=1)
+            kept[part] = np.where(found > 0, indices[part], -1)
+            others = -np.sort(-found[:, 1:], axis=1)[:, :2]
+            rivals[part, : others.shape[1]] = others
+        rows = graph.Rows.of(kept, [shares, likely])
         return cls(indices, first, rows, mass, rivals)
 
     def features(self, nodes: Indices) -> Array:
