@@ -16,8 +16,9 @@ through the picture. `identified`: share of enrolled appearances under their own
 the right name. `switches`: changes of track id within an appearance, per appearance.
 
 `video.strangers.*`: nobody is enrolled, the videos of the sequences come one after the other and
-the gallery numbers whom it meets (`online`, the rules of `edgeface.gallery.Growth`), against
-`edgeface.cluster` over all templates at once (`offline`); BCubed F, percent.
+the gallery numbers whom it meets (`online`, the rules of `edgeface.gallery.Growth`), `tidied` once
+when all have come (`edgeface.tidy`), against `edgeface.cluster` over all templates at once
+(`offline`); BCubed F, percent.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from edgeface.follow import Follower
 from edgeface.gallery import Gallery, Growth
 from edgeface.identify import CONFIDENT, LINKING_FPIR
 from edgeface.metrics import bcubed, tpir_at_fpir
+from edgeface.tidy import tidy
 from edgeface.track import TrackerOptions
 from edgeface.types import Array, Image, Sighting, Template, Threshold
 from export.clips import quality_of
@@ -398,16 +400,21 @@ def strangers(sequences: list[Footage], embedder: Embedder, folder: Path) -> dic
             growth.end(track)
             # Whom nobody could place stays alone.
             labels.append(-1 - track if match is None else match.person_id)
+        before = {p.name: p.id for p in gallery.people()}
+        merged = {before[m.gone]: before[m.kept] for m in tidy(gallery)}
     offline = cluster(np.stack([t.embedding for t in templates])).labels
     numbers = np.unique(labels, return_inverse=True)[1]
+    tidied = np.unique([merged.get(label, label) for label in labels], return_inverse=True)[1]
     people = np.unique(truth, return_inverse=True)[1]
     return {
         "tracks": float(len(truth)),
         "people": float(people.max() + 1),
         "online.found": float(numbers.max() + 1),
+        "tidied.found": float(tidied.max() + 1),
         "offline.found": float(offline.max() + 1),
         "online.unplaced": float(np.mean(np.array(labels) < 0)),
         "online.bcubed_f": 100 * bcubed(people, numbers).f,
+        "tidied.bcubed_f": 100 * bcubed(people, tidied).f,
         "offline.bcubed_f": 100 * bcubed(people, offline).f,
     }
 

@@ -208,7 +208,9 @@ def test_overlap_of_own_scale_amounts_is_the_bhattacharyya_coefficient() -> None
     dense = np.zeros((35, 35), np.float32)
     np.put_along_axis(dense, near.indices, amounts, axis=1)
     every = np.arange(35, dtype=np.int32)
-    found = graph.overlap(graph.Rows.of(near.indices, [amounts.__getitem__]), every, near.indices)[0]
+    found = graph.overlap(graph.Rows.of(near.indices, [amounts.__getitem__]), every, near.indices)[
+        0
+    ]
     assert np.allclose(found, np.take_along_axis(dense @ dense.T, near.indices, 1), atol=1e-6)
     assert np.allclose(found[:, 0], 1.0, atol=1e-5)
 

@@ -128,6 +128,16 @@ def audit(gallery: GalleryFile, model: str = "mobilefacenet", as_json: Json = Fa
 
 
 @people.command()
+def tidy(gallery: GalleryFile, as_json: Json = False) -> None:
+    """Merge strangers who are one person in hindsight; `undo` takes each merge back."""
+    from edgeface.tidy import tidy as merge_strangers
+
+    with _store(gallery) as store:
+        rows = [{"kept": m.kept, "gone": m.gone} for m in merge_strangers(store)]
+    print_rows(rows, as_json)
+
+
+@people.command()
 def history(gallery: GalleryFile, limit: int = 20, as_json: Json = False) -> None:
     """List the newest changes, newest first."""
     with _store(gallery) as store:
