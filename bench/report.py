@@ -9,14 +9,14 @@ nothing when nothing was measured anew.
 from __future__ import annotations
 
 import argparse
-import ast
-import importlib
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from bench.report_pages import page
 
 HERE = Path(__file__).parent
 REPORTS = HERE / "reports"
@@ -207,38 +207,6 @@ def renewed(readme: str, documents: Documents) -> str:
     before, rest = readme.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     return f"{before}{BEGIN}\n{table(documents)}\n\n{origin(documents)}\n{END}{after}"
-
-
-def shown(value: object) -> str:
-    """A figure as text: four digits, an empty cell for none."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.4g}"
-    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
-
-
-def page(document: Mapping[str, Any]) -> str:
-    """A page with every figure of a document, in sections by the parts of their keys."""
-    name = document["bench"]
-    for file in (HERE / f"{name}_report.py", HERE / f"{name}.py"):
-        if file.exists() and "\ndef markdown(" in file.read_text(encoding="utf-8"):
-            return str(importlib.import_module(f"bench.{file.stem}").markdown(document))
-    text = (HERE / f"{name}.py").read_text(encoding="utf-8")
-    summary = ast.get_docstring(ast.parse(text)) or ""
-    machine = ", ".join(f"{k} {v}" for k, v in document["machine"].items())
-    lines = [f"# {name}", "", summary, "", f"Commit {document['commit']}; {machine}.", ""]
-    if "command" in document:
-        lines += [f"`{document['command']}`", ""]
-    section = None
-    for key, value in document["figures"].items():
-        parts = key.removeprefix(f"{name}.").split(".")
-        here = ".".join(parts[:-1]) if len(parts) > 1 else ""
-        if here != section:
-            lines += ["", *([f"## {here}", ""] if here else []), "| | |", "|---|---|"]
-            section = here
-        lines.append(f"| {parts[-1]} | {shown(value)} |")
-    return "\n".join(lines) + "\n"
 
 
 def overview(documents: Documents, pictures: Sequence[tuple[str, str]]) -> str:

@@ -10,6 +10,7 @@ from conftest import ROOT
 
 from bench import __main__ as runner
 from bench import report
+from bench.report_pages import page
 
 
 def document(name: str, **figures) -> dict:
@@ -48,9 +49,16 @@ def test_only_the_part_between_the_marks_is_renewed() -> None:
 
 def test_a_page_shows_every_figure_in_sections() -> None:
     figures = {"size.wheel_mb": 2.6464, "size.model_mb.a": 12000.0, "size.model_mb.b": None}
-    text = report.page(document("size", **figures))
+    text = page(document("size", **figures))
     assert "| wheel_mb | 2.646 |" in text
     assert "## model_mb" in text and "| a | 12,000 |" in text and "| b |  |" in text
+
+
+def test_rows_that_share_a_column_share_a_table() -> None:
+    figures = {"x.a.tar.mean": 1.0, "x.a.tar.best": 2.0, "x.a.rank.best": 3.0, "x.a.ms.decode": 4.0}
+    text = page(document("size", **{f"size.{k}": v for k, v in figures.items()}))
+    assert "## x.a\n\n| | mean | best |\n|---|---|---|\n| tar | 1 | 2 |\n| rank |  | 3 |\n" in text
+    assert "## x.a.ms\n\n| | |\n|---|---|\n| decode | 4 |\n" in text
 
 
 def test_a_report_is_written_from_documents_alone(tmp_path: Path) -> None:
