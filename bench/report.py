@@ -108,6 +108,13 @@ ROWS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "embed",
     ),
     (
+        "the same in OpenVINO, INT8: embedder; edge embedder (its LFW)",
+        "{embed speed.openvino.int8.b1.fps|.0f} faces/s; {embed edge.speed.openvino.int8.b1.fps"
+        "|.0f} faces/s ({accuracy edge.lfw.int8|.2f} %)",
+        ("{embed original.speed.openvino.int8.b1.fps|.0f} original",),
+        "the same",
+    ),
+    (
         "detection, 640×480, one thread",
         "{detect detect.ms.640x480.onnxruntime|.1f} ms",
         ("{detect detect.ms.640x480.onnxruntime_teacher|.1f} ms its teacher YuNet",),
@@ -126,10 +133,20 @@ ROWS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "score",
     ),
     (
-        "gallery of 100,000 pictures: best match found",
-        "{gallery gallery.100k.recall_at_1*100|.1f} %",
-        ("{gallery gallery.100k.hnswlib.recall_at_1*100|.1f} % hnswlib alone",),
+        "gallery of 1,000,000 pictures: best match found; one search; to open",
+        "{gallery gallery.1M.recall_at_1*100|.1f} %; {gallery gallery.1M.search_ms|.2f} ms; "
+        "{gallery gallery.1M.open_s|.1f} s",
+        (
+            "{gallery gallery.1M.hnswlib.recall_at_1*100|.1f} %; "
+            "{gallery gallery.1M.hnswlib.search_ms|.2f} ms hnswlib alone",
+        ),
         "gallery",
+    ),
+    (
+        "whose video it is (YTF, rank 1): by one frame; by the track",
+        "{video video.ytf.rank1.frame|.1f} %; {video video.ytf.rank1.track|.1f} %",
+        (),
+        "video",
     ),
     (
         "strangers named, 1,000 people enrolled, 1 % asked for",
@@ -150,6 +167,16 @@ ROWS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
             "clustering",
         )
         for features, whose in (("mobilefacenet", "ours"), ("original", "the original"))
+    ),
+    (
+        "clustering 584,000 faces: all after the graph; memory beside the features",
+        "{clustering clustering.scale.584k.after_knn_minutes|.1f} min; "
+        "{clustering clustering.scale.584k.extra_gib|.2f} GiB",
+        (
+            "of that the partition {clustering clustering.scale.584k.partition.cpu_minutes|.1f} min, "
+            "Infomap's {clustering clustering.scale.584k.infomap.cpu_minutes|.1f} min (processor)",
+        ),
+        "clustering --only scale --sizes 584000",
     ),
 )
 
