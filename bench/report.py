@@ -173,7 +173,7 @@ ROWS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "{clustering clustering.scale.584k.after_knn_minutes|.1f} min; "
         "{clustering clustering.scale.584k.extra_gib|.2f} GiB",
         (
-            "of that the partition {clustering clustering.scale.584k.partition.cpu_minutes|.1f} min, "
+            "partition alone: {clustering clustering.scale.584k.partition.cpu_minutes|.1f} min, "
             "Infomap's {clustering clustering.scale.584k.infomap.cpu_minutes|.1f} min (processor)",
         ),
         "clustering --only scale --sizes 584000",
