@@ -29,7 +29,7 @@ import numpy as np
 from edgeface.gallery import Gallery, mirror
 from edgeface.gallery.exchange import Table
 from edgeface.gallery.flat import THREADS, Exact, Searcher
-from edgeface.gallery.graph import EF, EF_CONSTRUCTION, Hnsw, M
+from edgeface.gallery.graph import EF_CONSTRUCTION, Hnsw, M, breadth
 from edgeface.score import topk
 from edgeface.types import Array
 
@@ -150,7 +150,7 @@ def bare_graph(rows: Array, cache: Path | None) -> tuple[Any, float]:
         bare.set_num_threads(THREADS)
     elif len(some) < len(rows):
         bare.add_items(rows[len(some) :])
-    bare.set_ef(EF)
+    bare.set_ef(breadth(len(rows)))
     return bare, built
 
 
@@ -265,7 +265,7 @@ def _usearch(rows: Array) -> Any:
     from usearch.index import Index
 
     index = Index(ndim=rows.shape[1], metric="ip", connectivity=M, expansion_add=EF_CONSTRUCTION,
-                  expansion_search=EF, dtype="f32")  # fmt: skip
+                  expansion_search=breadth(len(rows)), dtype="f32")  # fmt: skip
     index.add(np.arange(len(rows)), rows, threads=THREADS)
     return index
 
@@ -275,7 +275,7 @@ def _faiss(rows: Array) -> Any:
 
     faiss.omp_set_num_threads(THREADS)
     index = faiss.IndexHNSWFlat(rows.shape[1], M, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction, index.hnsw.efSearch = EF_CONSTRUCTION, EF
+    index.hnsw.efConstruction, index.hnsw.efSearch = EF_CONSTRUCTION, breadth(len(rows))
     index.add(rows)
     return index
 
