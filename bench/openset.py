@@ -96,12 +96,16 @@ def embeddings(args: argparse.Namespace) -> dict[str, NDArray[Any]]:
     return found
 
 
+def calibrating(n: int) -> int:
+    """How many of n impostors calibrate; three fifths where there are few, as in a quick run."""
+    return min(COHORT, n * 3 // 5)
+
+
 def splits(n: int) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Who calibrates and who searches, 20 times."""
     for seed in range(SPLITS):
         order = np.random.default_rng(seed).permutation(n)
-        cohort = min(COHORT, n // 2)
-        yield order[:cohort], order[cohort:]
+        yield order[: calibrating(n)], order[calibrating(n) :]
 
 
 def cell(top: Array, quarter: Array, drawn: Array, size: int, rate: float) -> dict[str, float]:
@@ -185,7 +189,7 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
             result[f"openset.card.N{size}.threshold"] = uncalibrated
             result[f"openset.card.N{size}.fpir"] = fpir(top, uncalibrated)
         for name, rate in RATES.items():
-            if min(COHORT, len(strangers) // 2) < trials_needed(rate):
+            if calibrating(len(strangers)) < trials_needed(rate):
                 continue  # a quick run has too few impostors for the lowest rates
             for key, value in cell(top, quarter, drawn_top, size, rate).items():
                 result[f"openset.fpir{name}.N{size}.{key}"] = value
