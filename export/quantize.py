@@ -23,10 +23,12 @@ from export.data import Pack, open_pack
 from export.folded import Layer, fold_network
 from export.ir import save, size_of, to_ir
 from export.networks.mobilefacenet import MobileFaceNet
-from export.simulated import CENTRE, UNIT, SimulatedInt8, calibrate, equalise
+from export.simulated import CENTRE, UNIT, SimulatedInt8, calibrate, equalise, tune
 from export.teachers import to_input
 from export.to_onnx import Graph, activation, load_network
 from export.training import hold_out
+
+BATCH = 16  # of fine-tuning
 
 
 def calibration_rows(data: Pack, count: int, seed: int = 0) -> NDArray[np.int64]:
@@ -88,11 +90,22 @@ def to_qdq(model: SimulatedInt8) -> onnx.ModelProto:
     return graph.model(len(layers[-1].bias))
 
 
-def calibrated(network: MobileFaceNet, pack: Path, count: int) -> SimulatedInt8:
-    """The INT8 form of a network, its channels equalised, calibrated on `count` faces of a pack."""
+def quantized(network: MobileFaceNet, pack: Path, *, count: int, steps: int = 0) -> SimulatedInt8:
+    """The INT8 form of a network, its channels equalised, calibrated on `count` faces of a pack and
+    fine-tuned for `steps` batches of others."""
     data = open_pack(pack)
-    images = torch.from_numpy(to_input(np.asarray(data.images[calibration_rows(data, count)])))
-    return calibrate(equalise(fold_network(network), images[:128]), images)
+    rows = calibration_rows(data, count + BATCH * steps)
+
+    def faces(some: NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(to_input(np.asarray(data.images[some])))
+
+    images = faces(rows[:count])
+    layers = equalise(fold_network(network), images[:128])
+    model = calibrate(layers, images)
+    if steps:
+        others = np.resize(rows[count:] if len(rows) > count else rows, BATCH * steps)
+        tune(model, lambda i: faces(others[i * BATCH :][:BATCH]), layers, steps=steps)
+    return model
 
 
 def main(argv: list[str]) -> int:
@@ -103,6 +116,7 @@ def main(argv: list[str]) -> int:
         "--out", type=Path, required=True, help="target .onnx; .xml and .bin are written beside it"
     )
     parser.add_argument("--count", type=int, default=512, help="calibration faces")
+    parser.add_argument("--tune", type=int, default=0, metavar="STEPS", help="fine-tune, rounded")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     if not args.checkpoint.exists():
@@ -110,7 +124,7 @@ def main(argv: list[str]) -> int:
         return 2
     torch.set_num_threads(args.threads)
     network, about = load_network(args.checkpoint)
-    model = calibrated(network, args.pack, args.count)
+    model = quantized(network, args.pack, count=args.count, steps=args.tune)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(to_qdq(model), str(args.out))
     save(to_ir(model), args.out.with_suffix(".xml"), preferred=True, half=False)

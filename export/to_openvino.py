@@ -16,7 +16,7 @@ import openvino as ov
 
 from export.data import open_pack
 from export.ir import save, size_of, to_ir
-from export.quantize import calibrated, calibration_rows
+from export.quantize import calibration_rows, quantized
 from export.teachers import to_input
 from export.to_onnx import load_network, to_onnx
 
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         return 2
     network, about = load_network(args.checkpoint)
     if args.int8 and not args.nncf:
-        model = to_ir(calibrated(network, args.pack, args.count))
+        model = to_ir(quantized(network, args.pack, count=args.count))
     else:
         model = ov.Core().read_model(to_onnx(network, native_prelu=True).SerializeToString())
     if args.nncf:
