@@ -125,20 +125,40 @@ def picture(table: list[Figures], target: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5))
+    figure, axes = plt.subplots(figsize=(9, 5))
+    colours = {"the original's": "tab:gray", "MobileFaceNet": "tab:blue"}
+    shapes = {"onnxruntime": "o", "openvino": "s"}
+    places: dict[tuple[str, str], list[Figures]] = {}
     for row in table:
         if row["LFW %"] is None:
             continue
-        colour = {"the original's": "tab:gray", "MobileFaceNet": "tab:blue"}
+        places.setdefault((row["backbone"], row["precision"]), []).append(row)
         axes.scatter(
             row["FPS b1 1T"],
             row["LFW %"],
             s=120 * (row["size MB"] or 1),
             alpha=0.6,
-            color=colour.get(row["backbone"], "tab:orange"),
+            marker=shapes[row["runtime"]],
+            color=colours.get(row["backbone"], "tab:orange"),
         )
-        note = f"{row['backbone']} {row['precision']}\n{row['runtime']}, {row['size MB']:.2f} MB"
-        axes.annotate(note, (row["FPS b1 1T"], row["LFW %"]), fontsize=7)
+    for (backbone, precision), rows in places.items():
+        # A line joins the two runtimes of a file; integers are told of below it, floats above.
+        ends = sorted((row["FPS b1 1T"], row["LFW %"]) for row in rows)
+        axes.plot(*zip(*ends, strict=True), color="0.8", zorder=0)
+        below = precision != "fp32"
+        axes.annotate(
+            f"{backbone} {precision}, {rows[0]['size MB']:.2f} MB",
+            ends[-1],
+            xytext=(0, -12 if below else 12),
+            textcoords="offset points",
+            ha="right",
+            va="top" if below else "bottom",
+            fontsize=8,
+        )
+    for runtime, shape in shapes.items():
+        axes.scatter([], [], marker=shape, color="0.6", label=runtime)
+    axes.legend(frameon=False, loc="center left")
+    axes.margins(y=0.15)
     axes.set_xscale("log")
     axes.set_xlabel("faces per second, batch 1, one thread")
     axes.set_ylabel("LFW, %")
