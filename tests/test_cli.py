@@ -19,6 +19,8 @@ from conftest import ROOT, picture
 
 from edgeface import cli
 
+pytest_plugins = ("gallery_places",)
+
 
 class Result(NamedTuple):
     code: int
@@ -54,6 +56,15 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture_file = ROOT / "examples" / "sample" / "eileen.jpg"
     subprocess.run([*map(str, command), str(picture_file)], check=True, capture_output=True)
     return gallery
+
+
+def test_commands_take_the_address_of_a_server(run: Run, server: str, tmp_path: Path) -> None:
+    eileen = ROOT / "examples" / "sample" / "eileen.jpg"
+    assert run("enroll", server, "Eileen Collins", eileen).code == 0
+    assert run("gallery", "rename", server, "Eileen Collins", "Eileen").code == 0
+    assert [row["name"] for row in run("gallery", "list", server).rows] == ["Eileen"]
+    found = run("identify", eileen, "--gallery", server, "--json")
+    assert [row["name"] for row in found.rows] == ["Eileen"]
 
 
 def test_the_demo_names_the_enrolled_and_nobody_else(

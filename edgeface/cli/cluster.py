@@ -22,7 +22,7 @@ def cluster(
     folders: Annotated[
         str | None, typer.Option(help="link or copy: a folder per person as well.")
     ] = None,
-    into: Annotated[Path | None, typer.Option(help="Gallery that the people go into.")] = None,
+    into: Annotated[str | None, typer.Option(help="Gallery that the people go into.")] = None,
     features: Annotated[Path | None, typer.Option(help="float32 features file instead.")] = None,
     dim: Annotated[int, typer.Option(help="Numbers per row of --features.")] = 256,
     labels: Annotated[Path | None, typer.Option(help="True labels (.meta) to score by.")] = None,
@@ -80,7 +80,7 @@ def _sort(
     out: Path,
     update: bool,
     folders: str | None,
-    into: Path | None,
+    into: str | None,
     model: str,
     runtime: str,
     threads: int,

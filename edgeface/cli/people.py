@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeface.gallery import Gallery
 
 people = typer.Typer(no_args_is_help=True, help="Look after the people of a gallery.")
-GalleryFile = Annotated[Path, typer.Argument(help="Gallery file.")]
+GalleryFile = Annotated[str, typer.Argument(help="Gallery file or postgresql://…")]
 
 
 @people.command("list")
@@ -164,7 +164,7 @@ def _is_parquet(file: Path) -> bool:
     return file.suffix == ".parquet"
 
 
-def _store(gallery: Path) -> Gallery:
+def _store(gallery: str) -> Gallery:
     """The gallery as it is, whatever model made it."""
     from edgeface.gallery import Gallery
 

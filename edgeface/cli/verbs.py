@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 LIVE_FPS = 10.0  # of the overlay file of a source that has no rate of its own
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
-GalleryFile = Annotated[Path, typer.Argument(help="Gallery file, made when missing.")]
-GalleryOption = Annotated[Path | None, typer.Option("--gallery", "-g", help="Gallery file.")]
+# Text, not a path: it may be the address of a server, whose slashes a path would swallow.
+GalleryFile = Annotated[
+    str, typer.Argument(help="Gallery file, made if missing, or postgresql://…")
+]
+GalleryOption = Annotated[
+    str | None, typer.Option("--gallery", "-g", help="File or postgresql://…")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each network.")]
 RuntimeOption = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
 Embedding = Annotated[str, typer.Option("--model", help="Embedder: a name or a model file.")]
@@ -176,7 +181,7 @@ def _groups(what: list[str]) -> list[tuple[str, list[Path]]]:
 
 
 @contextmanager
-def _open(gallery: Path | None, **options: Any) -> Iterator[Identifier]:
+def _open(gallery: str | None, **options: Any) -> Iterator[Identifier]:
     """An identifier over the gallery, or over an empty temporary one when none is named."""
     import tempfile
 
@@ -186,7 +191,7 @@ def _open(gallery: Path | None, **options: Any) -> Iterator[Identifier]:
     with ExitStack() as stack:
         if gallery is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            gallery = Path(folder) / "empty.gallery"
+            gallery = str(Path(folder) / "empty.gallery")
         yield stack.enter_context(Identifier.open(gallery, **options))
 
 
