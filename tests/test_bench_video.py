@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("onnx", reason="the bench takes its clips from the workshop")
 
-from bench.video import HEIGHT, WIDTH, Footage, Walk, Watched, _whose, paste, script, told
+from bench.video_clips import HEIGHT, WIDTH, Footage, Walk, Watched, paste, script, told, whose
 from edgeface.types import Decision, Face, Sighting, Status, Threshold
 
 CROPS = np.full((3, 112, 112, 3), 200, np.uint8)
@@ -26,11 +26,11 @@ def sighting(x: float, y: float) -> Sighting:
 
 def test_a_sighting_belongs_to_the_nearest_walk_in_view() -> None:
     walks = [walk("Ann"), walk("Bob", x=400.0), walk("Cid", begin=5.0)]
-    assert _whose(sighting(105, 100), walks, 0.0) == 0
-    assert _whose(sighting(405, 100), walks, 0.0) == 1
-    assert _whose(sighting(250, 100), walks, 0.0) is None
-    assert _whose(sighting(200, 100), walks, 5.0) == 0
-    assert _whose(sighting(105, 100), walks, 5.0) == 2
+    assert whose(sighting(105, 100), walks, 0.0) == 0
+    assert whose(sighting(405, 100), walks, 0.0) == 1
+    assert whose(sighting(250, 100), walks, 0.0) is None
+    assert whose(sighting(200, 100), walks, 5.0) == 0
+    assert whose(sighting(105, 100), walks, 5.0) == 2
 
 
 def test_a_face_is_pasted_where_its_walk_is_and_nowhere_else() -> None:
