@@ -12,8 +12,9 @@ from edgeface.types import Array
 
 # Above this many faces cells are searched instead of everybody. 10,000 faces of 256 numbers take
 # the exact search 0.8 processor seconds, the cells 1.3 and hnswlib (M 16, ef 100) 1.7; 100,000 take
-# 35, 29 and 46, with 93 % of the neighbours found by the cells and 92 % by hnswlib (`bench
-# clustering --only scale`). hnswlib built on two threads differs from run to run.
+# 35 to 47, 28 and 46, with 93 % of the neighbours found by the cells and 92 % by hnswlib (`bench
+# clustering --only scale`): full recall is worth that much. hnswlib built on two threads differs
+# from run to run.
 EXACT_BELOW = 100_000
 # Cells per square root of n, and cells searched per face.
 CELLS, PROBES = 4.0, 24
