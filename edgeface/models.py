@@ -42,6 +42,15 @@ class ModelCard:
         """The file a runtime should load: its variant, or the one for all."""
         return self.variants.get(runtime, self.path)
 
+    def files(self) -> dict[Path, str]:
+        """Every file of the model and its sha256: the network, its forms for one runtime, and the
+        networks that fuse its embeddings."""
+        named = [*self.raw.get("variants", {}).values(), *self.raw.get("fusion", {}).values()]
+        more = [v for v in named if isinstance(v, dict) and "sha256" in v]
+        return {self.path: self.digest} | {
+            self.path.with_name(str(v["file"])): str(v["sha256"]) for v in more
+        }
+
 
 def folders() -> list[Path]:
     """Where models are looked for by name, in order: `$EDGEFACE_HOME/models`, shipped weights."""

@@ -142,6 +142,28 @@ def test_models_and_doctor(run: Run) -> None:
         assert checks[name]["state"] in {"ok", "note"}
 
 
+def test_every_file_of_a_model_is_verified(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "models"
+    own.mkdir()
+    for file in (ROOT / "edgeface" / "weights").glob("mobilefacenet*"):
+        (own / file.name).write_bytes(file.read_bytes())
+    for file in own.glob("*.json"):
+        card = json.loads(file.read_text())
+        file.write_text(json.dumps(card | {"name": f"my-{card['name']}"}))
+    (own / "mobilefacenet.readout.onnx").write_bytes(b"another network")
+    (own / "mobilefacenet-int8.bin").unlink()
+    monkeypatch.setenv("EDGEFACE_HOME", str(tmp_path))
+    done = run("models", "verify")
+    bad = {(Path(r["file"]).name, r["state"]) for r in done.rows if r["state"] != "ok"}
+    assert bad == {
+        ("mobilefacenet.readout.onnx", "damaged"),
+        ("mobilefacenet-int8.xml", "missing"),
+    }
+    assert done.code == 2
+
+
 def test_a_pile_of_pictures_becomes_people(run: Run, sample: Path, tmp_path: Path) -> None:
     pile, out = tmp_path / "pile", tmp_path / "out"
     pile.mkdir()

@@ -36,10 +36,11 @@ def verify_models(as_json: Json = False) -> None:
 
     rows = []
     for card in cards():
-        state = "missing"
-        if card.path.is_file():
-            state = "ok" if digest(card.path) == card.digest else "damaged"
-        rows.append({"name": card.name, "file": str(card.path), "state": state})
+        for path, expected in card.files().items():
+            state = "missing"
+            if path.is_file() and (path.suffix != ".xml" or path.with_suffix(".bin").is_file()):
+                state = "ok" if digest(path) == expected else "damaged"
+            rows.append({"name": card.name, "file": str(path), "state": state})
     print_rows(rows, as_json)
     if any(r["state"] != "ok" for r in rows):
         raise ModelError("a model file does not fit its card; reinstall edgeface or that model")
