@@ -80,7 +80,7 @@ def tail(sizes: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def name_of(n: int) -> str:
-    return f"{n / 1e6:g}m" if n >= 1_000_000 else f"{n // 1000}k"
+    return f"{n // 1000}k"
 
 
 class Stages:
