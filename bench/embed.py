@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.embed import batches_for
-from edgeface.models import cards
+from edgeface.models import cards, parts
 
 Run = Callable[[], object]
 Pictures = NDArray[np.float32]
@@ -86,8 +86,7 @@ def by_onnxruntime(path: Path, batch: int, threads: int, faces: Pictures) -> Run
 
 def size_mb(path: Path) -> float:
     """Megabytes (10⁶) of the model with its weights."""
-    both = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    return sum(p.stat().st_size for p in both) / 1e6
+    return sum(p.stat().st_size for p in parts(path)) / 1e6
 
 
 def shipped(runtime: str) -> dict[str, Path]:

@@ -15,7 +15,6 @@ nearest of 2,000 drawn people.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -170,8 +169,7 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
     data = embeddings(args)
     card = load_card(args.model, "embedding")
     file = args.cohort or card.path.with_suffix(".cohort.npz")
-    impostors = card.raw.get("impostors")
-    curve = Calibration.from_json(json.dumps(impostors)) if impostors else None
+    curve = Calibration.of_card(card)
     cohort = Cohort.load(file, model=str(data["model"]))
     drawn = cohort.draw(6000)
     alone = best(data["lfw"], data["celeba"]) < SAME

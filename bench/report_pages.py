@@ -32,13 +32,10 @@ def page(document: Mapping[str, Any]) -> str:
     lines = [f"# {name}", "", summary, "", f"Commit {document['commit']}; {machine}.", ""]
     if "command" in document:
         lines += [f"`{document['command']}`", ""]
-    return (
-        "\n".join(lines + [line for part in tables(name, document["figures"]) for line in part])
-        + "\n"
-    )
+    return "\n".join([*lines, *tables(name, document["figures"])]) + "\n"
 
 
-def tables(name: str, figures: Mapping[str, object]) -> Iterator[list[str]]:
+def tables(name: str, figures: Mapping[str, object]) -> Iterator[str]:
     """Tables of figures: the last part of a key is the column, the one before it the row, what is
     left the heading. Rows share a table where they share a column; a row alone is written down the
     page."""
@@ -51,15 +48,16 @@ def tables(name: str, figures: Mapping[str, object]) -> Iterator[list[str]]:
         for part in alike(rows):
             (row, values), *more = part.items()
             title = heading if more else ".".join(word for word in (heading, row) if word)
-            yield ["", *([f"## {title}", ""] if title else [])]
+            yield from ["", *([f"## {title}", ""] if title else [])]
             if more:
                 columns = list(dict.fromkeys(column for row in part.values() for column in row))
-                yield [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+                yield f"| | {' | '.join(columns)} |"
+                yield "|---" * (len(columns) + 1) + "|"
                 for row, values in part.items():
-                    yield [f"| {row} | {' | '.join(shown(values.get(c)) for c in columns)} |"]
+                    yield f"| {row} | {' | '.join(shown(values.get(c)) for c in columns)} |"
             else:
-                yield ["| | |", "|---|---|"]
-                yield [f"| {column} | {shown(value)} |" for column, value in values.items()]
+                yield from ("| | |", "|---|---|")
+                yield from (f"| {column} | {shown(value)} |" for column, value in values.items())
 
 
 def alike(rows: Mapping[str, dict[str, object]]) -> list[dict[str, dict[str, object]]]:

@@ -24,7 +24,6 @@ when all have come (`edgeface.tidy`), against `edgeface.cluster` over all templa
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -33,9 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.video_clips import Footage, clips, read
+from bench.video_clips import Footage, clips, impostors_of, read
 from edgeface.aggregate import Aggregator
-from edgeface.calibrate import Calibration
 from edgeface.cluster import cluster
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.gallery import Gallery, Growth
@@ -123,7 +121,7 @@ def strangers(sequences: list[Footage], embedder: Embedder, folder: Path) -> dic
     aggregator = Aggregator.of(embedder.card)
     truth = [sequences[i].person for i in order]
     templates = [template(aggregator, sequences[i]) for i in order]
-    curve = Calibration.from_json(json.dumps(embedder.card.raw["impostors"]))
+    curve = impostors_of(embedder)
     labels = []
     path = folder / "strangers.gallery"
     with Gallery.open(path, model=embedder.card.digest, size=embedder.size) as gallery:

@@ -5,7 +5,6 @@ what the pipeline says of them is held against who they are. The figures are tol
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,7 @@ from edgeface.detect import Detector
 from edgeface.embed import Embedder
 from edgeface.follow import Follower
 from edgeface.gallery import Gallery
-from edgeface.identify import CONFIDENT
-from edgeface.track import TrackerOptions
+from edgeface.identify import tracking_for
 from edgeface.types import Array, Image, Sighting, Threshold
 
 WIDTH, HEIGHT, FPS, SECONDS = 640, 360, 12.5, 20.0
@@ -208,7 +206,7 @@ def clips(
     with Gallery.open(folder / "g.gallery", model=embedder.card.digest, size=embedder.size) as g:
         for person, row in known.items():
             g.enroll(person, row)
-        threshold = default_threshold(embedder, len(known))
+        threshold = impostors_of(embedder).default_at(len(known))
         for number in range(2 if args.quick else args.clips):
             walks = script(sequences, rng)
             path = (args.keep or folder) / f"clip-{number}.mp4"
@@ -237,11 +235,6 @@ def following(
     aggregator: Aggregator,
 ) -> Follower:
     """A follower as `edgeface identify` makes one, over another aggregator."""
-    tracking = TrackerOptions(
-        high=max(CONFIDENT, detector.score_threshold),
-        low=detector.score_threshold,
-        rejoin=embedder.card.threshold.value,
-    )
     return Follower(
         detector,
         embedder,
@@ -249,7 +242,7 @@ def following(
         threshold=threshold,
         rules=Rules(),
         policy=Policy(),
-        tracking=tracking,
+        tracking=tracking_for(detector, embedder),
         aggregator=aggregator,
     )
 
@@ -275,7 +268,11 @@ def told(notes: list[tuple[Walk, Watched]], known: set[str]) -> dict[str, float 
     }
 
 
-def default_threshold(embedder: Embedder, size: int) -> Threshold:
-    """The threshold `edgeface identify` starts with for a gallery of `size` people."""
-    card = embedder.card
-    return Calibration.from_json(json.dumps(card.raw["impostors"])).default_at(size)
+def impostors_of(embedder: Embedder) -> Calibration:
+    """The curve that `edgeface identify` takes its thresholds from before anybody calibrates."""
+    curve = Calibration.of_card(embedder.card)
+    if curve is None:
+        raise SystemExit(
+            f"video: the card of {embedder.card.name} names no impostors: make it anew"
+        )
+    return curve

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgeface.errors import CalibrationError
 from edgeface.metrics import Interval, beta_quantile
+from edgeface.models import ModelCard
 from edgeface.types import Threshold
 
 CONFIDENCE = 0.95
@@ -113,6 +114,12 @@ class Calibration:
             return cls(**fields)
         except (ValueError, TypeError, KeyError) as error:
             raise CalibrationError("the stored calibration is damaged: calibrate again") from error
+
+    @classmethod
+    def of_card(cls, card: ModelCard) -> Self | None:
+        """What an embedder's card says of impostors, None where none were measured."""
+        impostors = card.raw.get("impostors")
+        return None if impostors is None else cls.from_json(json.dumps(impostors))
 
 
 def trials_needed(fpir: float) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,6 +59,15 @@ class Verification:
     similarity: float
     threshold: Threshold
     same: bool
+
+
+def tracking_for(detector: Detector, embedder: FaceEmbedder) -> TrackerOptions:
+    """How faces of a detector are tracked, told apart by an embedder."""
+    return TrackerOptions(
+        high=max(CONFIDENT, detector.score_threshold),
+        low=detector.score_threshold,
+        rejoin=embedder.card.threshold.value,
+    )
 
 
 class Identifier:
@@ -125,12 +133,15 @@ class Identifier:
         store = Gallery.open(gallery, model=embed.card.digest, size=embed.size)
         fixed = None if threshold is None else Threshold(threshold, "user")
         find = Detector.load(detector, runtime=runtime, threads=threads)
-        tracking = TrackerOptions(
-            high=max(CONFIDENT, find.score_threshold),
-            low=find.score_threshold,
-            rejoin=embed.card.threshold.value,
+        return cls(
+            find,
+            embed,
+            store,
+            threshold=fixed,
+            tracking=tracking_for(find, embed),
+            learn=learn,
+            bank=bank,
         )
-        return cls(find, embed, store, threshold=fixed, tracking=tracking, learn=learn, bank=bank)
 
     def __enter__(self) -> Self:
         return self
@@ -155,20 +166,19 @@ class Identifier:
         if self.gallery.threshold is not None:
             return self.gallery.threshold
         card = self._embedder.card
-        if "impostors" not in card.raw:
-            return card.threshold
-        return Calibration.from_json(json.dumps(card.raw["impostors"])).default_at(size)
+        measured = Calibration.of_card(card)
+        return card.threshold if measured is None else measured.default_at(size)
 
     @property
     def linking(self) -> Callable[[int], float] | None:
         """From how many samples there are, the similarity at which a track joins an earlier
         stranger; None where the threshold was given or no impostors were ever measured."""
-        text = self.gallery.note(CALIBRATION)
-        if text is None and "impostors" in self._embedder.card.raw:
-            text = json.dumps(self._embedder.card.raw["impostors"])
-        if self._fixed is not None or text is None:
+        if self._fixed is not None:
             return None
-        return partial(Calibration.from_json(text).value_at, fpir=LINKING_FPIR)
+        own = self.gallery.note(CALIBRATION)
+        card = self._embedder.card
+        curve = Calibration.of_card(card) if own is None else Calibration.from_json(own)
+        return None if curve is None else partial(curve.value_at, fpir=LINKING_FPIR)
 
     # Single pictures ---------------------------------------------------------------------------
 

@@ -113,8 +113,7 @@ def load_card(name_or_path: str | Path, task: Task, *, verify: bool = True) -> M
 
 
 def _check(card: ModelCard, path: Path, expected: str, verify: bool) -> None:
-    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    for file in files:
+    for file in parts(path):
         if not file.is_file():
             raise ModelError(f"model file {file} of card {card.name} is missing; reinstall it")
     if verify and (actual := digest(path)) != expected:
@@ -122,6 +121,11 @@ def _check(card: ModelCard, path: Path, expected: str, verify: bool) -> None:
             f"{path} has sha256 {actual[:12]}…, its card says {expected[:12]}…: "
             "the file is damaged or was replaced; reinstall it"
         )
+
+
+def parts(path: Path) -> list[Path]:
+    """The files a model is read from: OpenVINO's .xml has its weights beside it."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 def digest(path: Path) -> str:

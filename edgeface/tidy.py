@@ -51,8 +51,9 @@ def _most(labels: NDArray[np.int32]) -> int:
 
 def _merge(gallery: Gallery, group: list[Person]) -> list[Merged]:
     done: list[Merged] = []
-    kept: list[Person] = []
-    for person in group:
+    first, *others = group
+    kept = [first]
+    for person in others:
         # A merge hands on whom the merged one differs from, so this is asked anew each time.
         apart = gallery.different_from(person.id)
         into = next((k for k in kept if k.id not in apart), None)

@@ -16,6 +16,7 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as op
 
+from edgeface.models import parts
 from export.folded import Layer
 from export.simulated import CENTRE, LEVELS, UNIT, SimulatedInt8
 
@@ -112,5 +113,4 @@ def save(model: ov.Model, path: Path, *, preferred: bool, half: bool) -> None:
 
 def size_of(path: Path) -> int:
     """Bytes of a model file, with its .bin for an .xml."""
-    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in parts(path))

@@ -9,21 +9,13 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 
+from tiny_network import TINY  # noqa: E402
+
 from export import distil, distil_blocks, teachers  # noqa: E402
 from export.data import pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
 from export.to_onnx import load_network, to_onnx  # noqa: E402
 
-TINY = mobilefacenet.Spec(
-    4,
-    (
-        mobilefacenet.Stage(4, 2, 8, 8, 1),
-        mobilefacenet.Stage(8, 2, 16, 16, 1),
-        mobilefacenet.Stage(8, 2, 16, 16, 1),
-    ),
-    head=16,
-    embedding=8,
-)
 # Tensor of the teacher's graph at the end of each block.
 TENSORS = {
     "stem": "stem.1.prelu",

@@ -11,22 +11,14 @@ pytest.importorskip("openvino")
 pytest.importorskip("matplotlib")
 cv2 = pytest.importorskip("cv2")
 
+from tiny_network import TINY  # noqa: E402
+
 from edgeface.embed import Embedder  # noqa: E402
 from export import card, classes, quantize, siamese, train  # noqa: E402
 from export.data import open_pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
 from export.networks.inception_resnet import InceptionResNetV1, freeze_norms  # noqa: E402
 
-TINY = mobilefacenet.Spec(
-    4,
-    (
-        mobilefacenet.Stage(4, 2, 8, 8, 1),
-        mobilefacenet.Stage(8, 2, 16, 16, 1),
-        mobilefacenet.Stage(8, 2, 16, 16, 1),
-    ),
-    head=16,
-    embedding=8,
-)
 PEOPLE, PICTURES = 20, 6
 
 

@@ -32,13 +32,13 @@ def list_models(as_json: Json = False) -> None:
 @models.command("verify")
 def verify_models(as_json: Json = False) -> None:
     """Compare every model file with the digest in its card."""
-    from edgeface.models import cards, digest
+    from edgeface.models import cards, digest, parts
 
     rows = []
     for card in cards():
         for path, expected in card.files().items():
             state = "missing"
-            if path.is_file() and (path.suffix != ".xml" or path.with_suffix(".bin").is_file()):
+            if all(part.is_file() for part in parts(path)):
                 state = "ok" if digest(path) == expected else "damaged"
             rows.append({"name": card.name, "file": str(path), "state": state})
     print_rows(rows, as_json)
