@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 import cv2
 import numpy as np
 
-from edgeface.errors import ModelError
+from edgeface.errors import ArgumentError, ModelError
 from edgeface.images import check
 from edgeface.models import ModelCard, load_card
 from edgeface.runtime import Runtime, Session, open_session
@@ -145,13 +145,13 @@ class Detector:
             score_threshold: lowest score of a face, in (0, 1); None takes the card's.
 
         Raises:
-            ModelError: `max_side` < 32 or a threshold outside (0, 1).
+            ArgumentError: `max_side` < 32 or a threshold outside (0, 1).
         """
         threshold = card.threshold.value if score_threshold is None else score_threshold
         if not 0 < threshold < 1:
-            raise ModelError(f"score threshold is {threshold}; it must lie between 0 and 1")
+            raise ArgumentError(f"score threshold is {threshold}; it must lie between 0 and 1")
         if max_side < STRIDES[-1]:
-            raise ModelError(f"max_side is {max_side}; {STRIDES[-1]} or more is needed")
+            raise ArgumentError(f"max_side is {max_side}; {STRIDES[-1]} or more is needed")
         self._session = session
         self.card = card
         self.max_side = max_side
@@ -172,7 +172,8 @@ class Detector:
         """A ready detector by model name or file.
 
         Raises:
-            ModelError: unknown, damaged or not a detection model; bad `max_side` or threshold.
+            ModelError: unknown, damaged or not a detection model.
+            ArgumentError: bad `max_side`, threshold, runtime or threads.
         """
         card = load_card(model, "detection")
         session = open_session(card.path, runtime=runtime, threads=threads)

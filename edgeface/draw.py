@@ -10,7 +10,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from edgeface.errors import SourceError
+from edgeface.errors import OutputError
 from edgeface.types import Image, Sighting, Status
 
 # BGR, readable on both dark and light pictures.
@@ -61,14 +61,14 @@ def show(image: Image) -> None:
     """Show a frame in a window; closing it or pressing q ends the program.
 
     Raises:
-        SourceError: there is no display, or OpenCV was built without windows.
+        OutputError: there is no display, or OpenCV was built without windows.
     """
     try:
         cv2.imshow("edgeface", image)
         if cv2.waitKey(1) & 0xFF == ord("q"):
             raise KeyboardInterrupt
     except cv2.error as error:
-        raise SourceError(
+        raise OutputError(
             "this OpenCV build cannot open windows; use --out FILE.mp4, or install edgeface[gui]"
         ) from error
 
@@ -87,7 +87,7 @@ class OverlayWriter:
         self._written = 0
         self._writer: cv2.VideoWriter | None = None
         if not self._path.parent.is_dir():
-            raise SourceError(f"{self._path.parent} is no folder; make it first")
+            raise OutputError(f"{self._path.parent} is no folder; make it first")
 
     def __enter__(self) -> Self:
         return self
@@ -99,14 +99,14 @@ class OverlayWriter:
         rate.
 
         Raises:
-            SourceError: this OpenCV build cannot write the file.
+            OutputError: this OpenCV build cannot write the file.
         """
         if self._writer is None:
             size = (image.shape[1], image.shape[0])
             fourcc = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._part), fourcc, self._fps, size)
             if not self._writer.isOpened():
-                raise SourceError(f"{self._path} cannot be written as MP4 by this OpenCV build")
+                raise OutputError(f"{self._path} cannot be written as MP4 by this OpenCV build")
         while self._written <= round(time * self._fps):
             self._writer.write(image)
             self._written += 1
@@ -129,7 +129,7 @@ def save(path: str | Path, image: Image) -> None:
     """Write a picture; the suffix says how.
 
     Raises:
-        SourceError: it cannot be written there, or not in that format.
+        OutputError: it cannot be written there, or not in that format.
     """
     path = Path(path)
     try:
@@ -137,8 +137,8 @@ def save(path: str | Path, image: Image) -> None:
     except cv2.error:
         done = False
     if not done:
-        raise SourceError(f"{path} has no suffix of a picture; use .png or .jpg")
+        raise OutputError(f"{path} has no suffix of a picture; use .png or .jpg")
     try:
         path.write_bytes(data.tobytes())
     except OSError as error:
-        raise SourceError(f"{path} cannot be written: {error.strerror}") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error

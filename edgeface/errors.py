@@ -1,8 +1,16 @@
-"""What can go wrong, one class per thing a caller may want to catch."""
+"""What can go wrong, one class per thing a caller may want to catch.
+
+Every error that edgeface raises on purpose is one of these; a bare `ValueError` or `KeyError` from
+it is a defect (`tests/test_errors.py` reads the code for them).
+"""
 
 
 class EdgefaceError(Exception):
     """Base of every error edgeface raises on bad input or a bad environment."""
+
+
+class ArgumentError(EdgefaceError, ValueError):
+    """An argument has the wrong shape, type or value. It is a `ValueError` as well."""
 
 
 class ImageError(EdgefaceError):
@@ -13,12 +21,25 @@ class SourceError(EdgefaceError):
     """A video source cannot be opened or stopped delivering."""
 
 
+class OutputError(EdgefaceError):
+    """A result cannot be written or shown where it was asked for."""
+
+
+class DataError(EdgefaceError):
+    """Files to be clustered, or what an earlier clustering left, are missing, damaged or of another
+    kind."""
+
+
 class ModelError(EdgefaceError):
     """A model file or its card is missing, damaged or does not fit its use."""
 
 
 class GalleryError(EdgefaceError):
     """A gallery is missing, damaged, locked, or was made with another model."""
+
+
+class DependencyError(EdgefaceError, ImportError):
+    """A package that is needed is not installed."""
 
 
 class KernelError(EdgefaceError):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeface.errors import ImageError
+from edgeface.errors import DependencyError, ImageError
 from edgeface.types import Image
 
 try:
     import cv2
 except ImportError as error:  # pragma: no cover - the message is the point
-    raise ImportError(
+    raise DependencyError(
         "edgeface needs OpenCV and found no cv2 module; run: pip install 'edgeface[headless]'"
     ) from error
 

@@ -33,7 +33,7 @@ from edgeface.cluster.report import (
     write_json,
 )
 from edgeface.cluster.update import Pile
-from edgeface.errors import ImageError, SourceError
+from edgeface.errors import DataError, ImageError
 from edgeface.gallery import Gallery
 from edgeface.metrics.clustering import (
     adjusted_rand_index,
@@ -88,19 +88,19 @@ def cluster_folder(
     to (or copies of) the pictures.
 
     Raises:
-        SourceError: no pictures, no faces, an `update` without a pile, or a damaged one.
+        DataError: no pictures, no faces, an `update` without a pile, or a damaged one.
     """
     folder, output = Path(folder), Path(output)
     known = _known(output) if update else []
     pile = Pile.load(output / PILE) if update else None
     if pile is not None and pile.names != tuple(str(k["face"]) for k in known):
-        raise SourceError(f"{output}: {FACES} and {PILE} do not belong together; cluster anew")
+        raise DataError(f"{output}: {FACES} and {PILE} do not belong together; cluster anew")
     seen = {str(k["file"]) for k in known}
     files = [f for f in _pictures(folder) if str(f.resolve()) not in seen]
     unreadable: list[tuple[Path, str]] = []
     fresh = list(_faces(files, folder, detector, embedder, unreadable))
     if not fresh and pile is None:
-        raise SourceError(f"{folder}: no face in {len(files)} pictures")
+        raise DataError(f"{folder}: no face in {len(files)} pictures")
     changes: list[Change] = []
     if fresh:
         rows = np.stack([f.face.embedding for f in fresh if f.face.embedding is not None])
@@ -175,7 +175,7 @@ def cluster_features(
 
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise SourceError(f"{folder}: not a folder of pictures")
+        raise DataError(f"{folder}: not a folder of pictures")
     return sorted(
         f for f in folder.rglob("*") if f.suffix.lower() in images.SUFFIXES and f.is_file()
     )
@@ -210,7 +210,7 @@ def _known(output: Path) -> list[dict[str, object]]:
         lines = (output / FACES).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
-        raise SourceError(f"{output / FACES}: {error}; cluster without --update first") from error
+        raise DataError(f"{output / FACES}: {error}; cluster without --update first") from error
 
 
 def _rows(pile: Pile, known: Sequence[dict[str, object]]) -> tuple[Row, ...]:

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.errors import ModelError
+from edgeface.errors import ArgumentError, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,11 @@ def choose(runtime: Runtime = "auto") -> str:
     """The runtime that `auto` means here: OpenVINO on x86 when installed, else ONNX Runtime.
 
     Raises:
-        ModelError: the runtime is unknown or not installed.
+        ArgumentError: the runtime is unknown.
+        ModelError: it is not installed.
     """
     if runtime not in get_args(Runtime):
-        raise ModelError(
+        raise ArgumentError(
             f"runtime {runtime!r} is unknown; use one of {', '.join(get_args(Runtime))}"
         )
     if runtime == "auto":
@@ -57,11 +58,12 @@ def open_session(path: Path | str, *, runtime: Runtime = "auto", threads: int = 
     """Load an ONNX file (or, for OpenVINO, an IR `.xml`) into the chosen runtime.
 
     Raises:
-        ModelError: the file is missing or damaged, `threads` < 1, or the runtime is not there.
+        ArgumentError: `threads` < 1 or the runtime is unknown.
+        ModelError: the file is missing or damaged, or the runtime is not installed.
     """
     path = Path(path)
     if threads < 1:
-        raise ModelError(f"threads is {threads}; give 1 or more")
+        raise ArgumentError(f"threads is {threads}; give 1 or more")
     if not path.is_file():
         raise ModelError(f"model file {path} does not exist")
     name = choose("openvino" if runtime == "auto" and path.suffix == ".xml" else runtime)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface import bankfile, score
-from edgeface.errors import BankError
+from edgeface.errors import ArgumentError, BankError
 from edgeface.types import Decision, Status, Threshold
 
 Kind = Literal["maxmax", "sim", "mixmaxsim", "fold"]
@@ -67,10 +67,10 @@ def tune(votes: score.Votes, truth: NDArray[np.int64]) -> Rule:
 
     gamma is the 99 % quantile of `a` over the wrong MaxMax votes: above it MaxMax is trusted. tau
     maximises accuracy over 0, 0.05 ... 2; of equally good values the middle one, so that the choice
-    does not sit on an edge. Raises ValueError when there is nothing to tune on.
+    does not sit on an edge. Raises ArgumentError when there is nothing to tune on.
     """
     if not len(truth):
-        raise ValueError("no validation votes to tune tau and gamma on")
+        raise ArgumentError("no validation votes to tune tau and gamma on")
     wrong = votes.a[votes.maxmax != truth]
     gamma = float(np.quantile(wrong, 0.99)) if len(wrong) else -1.0
     taus = np.arange(41) / 20
@@ -83,12 +83,12 @@ def tune(votes: score.Votes, truth: NDArray[np.int64]) -> Rule:
 def calibrate(similarities: NDArray[np.float32], fpir: float, classes: int) -> Threshold:
     """The least threshold that lets at most `fpir` of these unknown people's similarities reach it.
 
-    Raises ValueError when the sample is too small to resolve `fpir`.
+    Raises ArgumentError when the sample is too small to resolve `fpir`.
     """
     if not 0 < fpir < 1:
-        raise ValueError(f"fpir is {fpir}, expected between 0 and 1")
+        raise ArgumentError(f"fpir is {fpir}, expected between 0 and 1")
     if len(similarities) * fpir < 1:
-        raise ValueError(
+        raise ArgumentError(
             f"{len(similarities)} unknown probes cannot resolve FPIR {fpir:g}; "
             f"give at least {math.ceil(1 / fpir)}"
         )
@@ -99,11 +99,11 @@ def calibrate(similarities: NDArray[np.float32], fpir: float, classes: int) -> T
 
 
 def unit(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows (n, d) scaled to length 1, float32. Raises ValueError for zero or non-finite rows."""
+    """Rows (n, d) scaled to length 1, float32. Raises ArgumentError for zero or non-finite rows."""
     wide = np.asarray(rows, dtype=np.float64)
     norm = np.linalg.norm(wide, axis=1, keepdims=True)
     if not (np.isfinite(norm) & (norm > 0)).all():
-        raise ValueError("rows hold zeros, NaN or infinity and have no direction")
+        raise ArgumentError("rows hold zeros, NaN or infinity and have no direction")
     scaled: NDArray[np.float32] = (wide / norm).astype(np.float32)
     return scaled
 
@@ -157,7 +157,7 @@ class SubmodelBank:
         """
         n = len(weights)
         if centres.shape != weights.shape or submodel.shape != (n,) or len(names) != n or not n:
-            raise ValueError(
+            raise ArgumentError(
                 f"weights {weights.shape}, centres {centres.shape}, submodel {submodel.shape} and "
                 f"{len(names)} names must describe the same classes"
             )
@@ -261,7 +261,7 @@ class SubmodelBank:
             ids, offsets = arrays["ids"], arrays["offsets"]
             names = bankfile.Names(arrays["names"], arrays["name_ends"])
             weights, centres = rows["weights"], rows.get("centres")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, BankError) as error:
             raise BankError(f"{path}: the bank's header lacks or garbles {error}") from error
         n, d = arrays["weights.exact"].shape
         shapes = [arrays[k].shape for k in arrays if k.endswith(".exact")]
@@ -286,8 +286,8 @@ def _rows(
     )
     n, d = exact.shape
     if codes.shape != (n, -(-d // 64) * 64) or scale.shape != (n,) or error.shape != (n,) or not n:
-        raise ValueError(f"the shapes of {label}")
+        raise BankError(f"the shapes of {label}")
     norm, error_max = (float(v) for v in scalars)
     if not 0 <= error_max < 2 or not 0 < norm < 2:
-        raise ValueError(f"the norms of {label}")
+        raise BankError(f"the norms of {label}")
     return score.QuantizedRows(codes, scale, error, exact, norm, error_max) if quantized else exact

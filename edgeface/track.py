@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from edgeface.assign import assign
+from edgeface.errors import ArgumentError
 from edgeface.types import Array, Face, Image
 
 Embed = Callable[[Sequence[Face]], Array]
@@ -153,7 +154,7 @@ class Tracker:
                 t.state, t.placed = State.LOST, False
                 t.last_seen -= 1e-6
                 return fresh.id
-        raise KeyError(track)
+        raise ArgumentError(f"there is no track {track}")
 
     def cut(self) -> None:
         """Forget where everybody is (the scene changed): tracks go on by appearance alone."""

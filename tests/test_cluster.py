@@ -26,7 +26,7 @@ from edgeface.cluster.model import FEATURES, SUPPORT
 from edgeface.cluster.space import Space, Strangers
 from edgeface.cluster.support import LIKELY, Support
 from edgeface.cluster.update import Pile
-from edgeface.errors import ModelError, SourceError
+from edgeface.errors import DataError, ModelError
 from edgeface.metrics.clustering import bcubed
 
 needs_c = pytest.mark.skipif(graph.path() == "python", reason="the C extension is not built")
@@ -487,7 +487,7 @@ def test_a_pile_survives_its_file_and_damage_is_named(tmp_path) -> None:
         again.add(more, names(2, 50))[0].people, pile.add(more, names(2, 50))[0].people
     )
     (tmp_path / "pile.npz").write_bytes(b"PK junk")
-    with pytest.raises(SourceError, match=r"pile\.npz: not a pile"):
+    with pytest.raises(DataError, match=r"pile\.npz: not a pile"):
         Pile.load(tmp_path / "pile.npz")
 
 

@@ -15,7 +15,7 @@ from edgeface.cluster.files import (
     write_labels,
     write_neighbours,
 )
-from edgeface.errors import SourceError
+from edgeface.errors import DataError
 
 
 @pytest.fixture
@@ -53,19 +53,19 @@ def test_neighbours_are_indices_and_distances(tmp_path, rows) -> None:
 
 def test_damage_is_named(tmp_path, rows) -> None:
     path = tmp_path / "file"
-    with pytest.raises(SourceError, match="file"):
+    with pytest.raises(DataError, match="file"):
         read_features(path, 8)
     write_features(path, rows)
-    with pytest.raises(SourceError, match="960 bytes are not rows of 7"):
+    with pytest.raises(DataError, match="960 bytes are not rows of 7"):
         read_features(path, 7)
     path.write_text("1\nAlice\n")
-    with pytest.raises(SourceError, match="one integer identity per line"):
+    with pytest.raises(DataError, match="one integer identity per line"):
         read_labels(path)
-    with pytest.raises(SourceError, match=r"data \(n, 2, k\)"):
+    with pytest.raises(DataError, match=r"data \(n, 2, k\)"):
         read_neighbours(path)
     with path.open("wb") as file:
         np.savez(file, data=np.full((3, 2, 2), 7.0, np.float32))
-    with pytest.raises(SourceError, match="out of range"):
+    with pytest.raises(DataError, match="out of range"):
         read_neighbours(path)
 
 
@@ -113,5 +113,5 @@ def test_the_test_part_of_a_configuration_is_read_and_written(tmp_path) -> None:
 def test_another_file_is_no_configuration(tmp_path, text) -> None:
     path = tmp_path / "part1.yaml"
     path.write_text(text)
-    with pytest.raises(SourceError, match="feature_path and feature_dim"):
+    with pytest.raises(DataError, match="feature_path and feature_dim"):
         Config.read(path)

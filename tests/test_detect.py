@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface.detect import STRIDES, Detector, decode, overlaps, suppress
-from edgeface.errors import ImageError, ModelError
+from edgeface.errors import ArgumentError, ImageError, ModelError
 from edgeface.models import ModelCard
 from edgeface.types import Threshold
 
@@ -226,12 +226,12 @@ def test_a_bad_image_is_refused_with_the_fix(image, word):
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, float("nan")])
 def test_a_bad_threshold_is_refused(threshold):
-    with pytest.raises(ModelError, match="between 0 and 1"):
+    with pytest.raises(ArgumentError, match="between 0 and 1"):
         Detector(FakeSession(), card(), score_threshold=threshold)
 
 
 def test_a_tiny_max_side_is_refused():
-    with pytest.raises(ModelError, match="32 or more"):
+    with pytest.raises(ArgumentError, match="32 or more"):
         Detector(FakeSession(), card(), max_side=16)
 
 

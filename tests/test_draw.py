@@ -10,7 +10,7 @@ import pytest
 from conftest import face
 
 from edgeface.draw import OverlayWriter, overlay
-from edgeface.errors import SourceError
+from edgeface.errors import OutputError
 from edgeface.types import Decision, Sighting, Status, Threshold
 
 
@@ -54,7 +54,7 @@ def test_an_exception_leaves_nothing_half_written(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="make it first"):
+    with pytest.raises(OutputError, match="make it first"):
         OverlayWriter(tmp_path / "none" / "out.mp4", 10)
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import FakeSession, write_model
 
 from edgeface.embed import Embedder
-from edgeface.errors import ImageError, ModelError
+from edgeface.errors import ArgumentError, ImageError, ModelError
 from edgeface.models import ModelCard, cards, digest, load_card
 from edgeface.runtime import choose, open_session
 
@@ -105,12 +105,12 @@ def test_a_broken_network_is_refused(tmp_path: Path, runtime: str) -> None:
         open_session(file, runtime=runtime)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="does not exist"):
         open_session(tmp_path / "none.onnx")
-    with pytest.raises(ModelError, match="threads"):
+    with pytest.raises(ArgumentError, match="threads"):
         open_session(file, threads=0)
 
 
 def test_an_unknown_or_missing_runtime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="unknown"):
+    with pytest.raises(ArgumentError, match="unknown"):
         choose("tensorrt")  # type: ignore[arg-type]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"edgeface\[openvino\]"):

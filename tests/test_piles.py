@@ -17,7 +17,7 @@ import pytest
 
 from edgeface.cluster import neighbours
 from edgeface.cluster.files import write_features, write_labels, write_neighbours
-from edgeface.errors import SourceError
+from edgeface.errors import DataError
 from edgeface.piles import cluster_features, cluster_folder
 from edgeface.types import Face
 
@@ -102,12 +102,12 @@ def test_pictures_that_come_later_join_and_ids_stay(tmp_path) -> None:
 
 
 def test_trouble_is_named(tmp_path) -> None:
-    with pytest.raises(SourceError, match="not a folder"):
+    with pytest.raises(DataError, match="not a folder"):
         run(tmp_path / "none", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="no face in 0 pictures"):
+    with pytest.raises(DataError, match="no face in 0 pictures"):
         run(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(SourceError, match="without --update first"):
+    with pytest.raises(DataError, match="without --update first"):
         run(tmp_path / "empty", tmp_path / "out", update=True)
 
 

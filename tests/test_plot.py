@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeface.draw import save
-from edgeface.errors import SourceError
+from edgeface.errors import OutputError
 from edgeface.plot import FACE, FUSED, HEIGHT, LIMIT, WIDTH, Curve, plot
 
 
@@ -42,7 +42,7 @@ def test_a_single_face_is_a_curve_too() -> None:
 def test_a_plot_is_written_or_refused(tmp_path) -> None:
     save(tmp_path / "out.png", plot([curve(0.5)]))
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(SourceError, match=r"out\.what has no suffix of a picture"):
+    with pytest.raises(OutputError, match=r"out\.what has no suffix of a picture"):
         save(tmp_path / "out.what", plot([]))
-    with pytest.raises(SourceError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         save(tmp_path / "nowhere" / "out.png", plot([]))

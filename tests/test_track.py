@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import face
 
+from edgeface.errors import ArgumentError
 from edgeface.track import SceneCut, State, Track, Tracker, TrackerOptions, buffered_iou
 from edgeface.types import Face
 
@@ -111,7 +112,7 @@ def test_a_track_that_changed_hands_goes_on_under_a_new_id() -> None:
     play(tracker, [[face(100, 50)]] * 3)
     assert tracker.split(1) == 2
     assert states(tracker.update([face(101, 50)], 0.12)) == {1: "lost", 2: "confirmed"}
-    with pytest.raises(KeyError):
+    with pytest.raises(ArgumentError, match="no track"):
         tracker.split(99)
 
 

@@ -16,7 +16,17 @@ from edgeface.cli.cluster import cluster
 from edgeface.cli.machine import doctor, models
 from edgeface.cli.people import people
 from edgeface.cli.verbs import app
-from edgeface.errors import EdgefaceError, KernelError, ModelError
+from edgeface.errors import (
+    ArgumentError,
+    DependencyError,
+    EdgefaceError,
+    KernelError,
+    ModelError,
+    OutputError,
+)
+
+# Exit code 2: the command or the environment was at fault, not the data.
+ENVIRONMENT = (ArgumentError, DependencyError, ModelError, KernelError, OutputError)
 
 app.command()(cluster)
 app.command()(doctor)
@@ -45,7 +55,7 @@ def main() -> NoReturn:
         app()
     except EdgefaceError as error:
         print(f"edgeface: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ModelError | KernelError) else 1)
+        sys.exit(2 if isinstance(error, ENVIRONMENT) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

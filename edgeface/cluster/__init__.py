@@ -18,6 +18,7 @@ from edgeface.cluster.edges import Neighbourhoods
 from edgeface.cluster.model import EdgeModel
 from edgeface.cluster.neighbours import Neighbours, neighbours, self_first
 from edgeface.cluster.space import Space, Strangers
+from edgeface.errors import ArgumentError
 from edgeface.types import Array
 
 __all__ = [
@@ -78,7 +79,7 @@ def cluster(
         the clusters. Equal input gives equal output, and its order does not matter.
 
     Raises:
-        ValueError: wrong shapes, NaN or zero rows.
+        ArgumentError: wrong shapes, NaN or zero rows.
     """
     rows, gate = checked(embeddings, quality)
     n = len(rows)
@@ -180,20 +181,20 @@ def described(indices: graph.Indices, probabilities: Array, labels: NDArray[np.i
 
 
 def checked(embeddings: ArrayLike, quality: ArrayLike | None) -> tuple[Array, NDArray[np.bool_]]:
-    """Unit rows (n, d) float32 and which of them are gated (n,) bool; ValueError on bad input."""
+    """Unit rows (n, d) float32 and which of them are gated (n,) bool, or ArgumentError."""
     rows = np.ascontiguousarray(embeddings, np.float32)
     if rows.ndim != 2:
-        raise ValueError(f"embeddings are {rows.shape}; an (n, d) array is needed")
+        raise ArgumentError(f"embeddings are {rows.shape}; an (n, d) array is needed")
     lengths = np.linalg.norm(rows, axis=1)
     bad = ~np.isfinite(lengths) | (lengths == 0.0)
     if bad.any():
-        raise ValueError(f"embedding {int(bad.argmax())} is zero or not finite; drop such rows")
+        raise ArgumentError(f"embedding {int(bad.argmax())} is zero or not finite; drop such rows")
     rows = rows / lengths[:, None]
     if quality is None:
         return rows, np.zeros(len(rows), bool)
     values = np.asarray(quality, np.float32)
     if values.shape != (len(rows),):
-        raise ValueError(f"quality is {values.shape}; ({len(rows)},) is needed")
+        raise ArgumentError(f"quality is {values.shape}; ({len(rows)},) is needed")
     # A face whose quality nobody rated (NaN) takes part.
     return rows, values < MIN_QUALITY
 
@@ -208,7 +209,7 @@ def _canonical(rows: Array, gate: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _reordered(near: Neighbours, order: NDArray[np.int64], space: Space) -> Neighbours:
     """Given neighbours, renamed to the canonical order and measured in the centred space."""
     if near.indices.shape[0] != len(order):
-        raise ValueError(f"neighbours of {len(near.indices)} faces, expected {len(order)}")
+        raise ArgumentError(f"neighbours of {len(near.indices)} faces, expected {len(order)}")
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
     given = near.indices[order][:, :K]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from edgeface.errors import SourceError
+from edgeface.errors import DataError
 
 Values = dict[str, str]
 SECTION = "test_dataset_args"
@@ -33,7 +33,7 @@ class Config:
         """The test part of a configuration file; paths are taken as they stand there.
 
         Raises:
-            SourceError: missing, not such a file, or without features.
+            DataError: missing, not such a file, or without features.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -45,8 +45,8 @@ class Config:
                 Path(found["knn_path"]) if found.get("knn_path") else None,
                 int(found.get("model_topk", "80")),
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise SourceError(
+        except (OSError, ValueError, KeyError, DataError) as error:
+            raise DataError(
                 f"{path}: {error!r}; a configuration with feature_path and feature_dim under "
                 f"{SECTION} is needed"
             ) from error
@@ -73,7 +73,7 @@ def _sections(text: str) -> dict[str, Values]:
             continue
         key, colon, value = stripped.partition(":")
         if not colon:
-            raise ValueError(f"line {number} is no 'key: value'")
+            raise DataError(f"line {number} is no 'key: value'")
         value = _scalar(value.strip(), anchors)
         if line[0] not in " \t":
             current = sections.setdefault(key, {}) if not value else {}

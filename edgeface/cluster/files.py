@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.cluster.neighbours import Neighbours, self_first
-from edgeface.errors import SourceError
+from edgeface.errors import DataError
 from edgeface.types import Array
 
 
@@ -17,16 +17,16 @@ def read_features(path: str | Path, dimension: int) -> Array:
     """(n, dimension) float32, mapped from the file: raw little-endian numbers, no header.
 
     Raises:
-        SourceError: missing, or its size is no multiple of a row.
+        DataError: missing, or its size is no multiple of a row.
     """
     try:
         size = Path(path).stat().st_size
     except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}; a file of float32 features is needed") from (
+        raise DataError(f"{path}: {error.strerror}; a file of float32 features is needed") from (
             error
         )
     if dimension < 1 or size == 0 or size % (4 * dimension):
-        raise SourceError(
+        raise DataError(
             f"{path}: {size} bytes are not rows of {dimension} float32; state the true --dim"
         )
     return np.memmap(path, np.dtype("<f4"), "r", shape=(size // (4 * dimension), dimension))
@@ -41,12 +41,12 @@ def read_labels(path: str | Path) -> NDArray[np.int64]:
     """(n,) int64 identities, one decimal per line.
 
     Raises:
-        SourceError: missing or not integers.
+        DataError: missing or not integers.
     """
     try:
         return np.array([int(line) for line in Path(path).read_text().split()], np.int64)
     except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: {error}; one integer identity per line is needed") from error
+        raise DataError(f"{path}: {error}; one integer identity per line is needed") from error
 
 
 def write_labels(path: str | Path, labels: NDArray[np.int64] | NDArray[np.int32]) -> None:
@@ -58,18 +58,18 @@ def read_neighbours(path: str | Path) -> Neighbours:
     """A kNN graph stored as `data` (n, 2, k): indices and distances 1 - cosine, oneself included.
 
     Raises:
-        SourceError: missing, damaged or of another shape.
+        DataError: missing, damaged or of another shape.
     """
     try:
         with np.load(path, allow_pickle=False) as raw:
             data = raw["data"]
         if data.ndim != 3 or data.shape[1] != 2:
-            raise ValueError(f"data is {data.shape}")
+            raise DataError(f"data is {data.shape}")
         indices = data[:, 0].astype(np.int32)
         if indices.min(initial=0) < -1 or indices.max(initial=-1) >= len(data):
-            raise ValueError("indices are out of range")
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise SourceError(f"{path}: {error}; an .npz with data (n, 2, k) is needed") from error
+            raise DataError("indices are out of range")
+    except (OSError, ValueError, KeyError, EOFError, DataError) as error:
+        raise DataError(f"{path}: {error}; an .npz with data (n, 2, k) is needed") from error
     return self_first(indices, (1.0 - data[:, 1]).astype(np.float32))
 
 

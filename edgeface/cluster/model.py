@@ -90,7 +90,7 @@ class EdgeModel:
                 _network(raw["second"], (*FEATURES, *SUPPORT)),
                 float(raw["threshold"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
             raise ModelError(
                 f"{path}: {error}; a two-pass edge model is needed: reinstall edgeface or write "
                 "one with `python -m export similarity`"
@@ -118,7 +118,7 @@ def _plain(network: Network, features: tuple[str, ...]) -> dict[str, Any]:
 
 def _network(raw: dict[str, Any], features: tuple[str, ...]) -> Network:
     if tuple(raw["features"]) != features:
-        raise ValueError(f"features are {raw['features']}, expected {', '.join(features)}")
+        raise ModelError(f"features are {raw['features']}, expected {', '.join(features)}")
     arrays = {name: np.array(raw[name], np.float32) for name in _PARTS}
     network = Network(**arrays, output_bias=float(raw["output_bias"]))
     width = len(network.output)
@@ -126,5 +126,5 @@ def _network(raw: dict[str, Any], features: tuple[str, ...]) -> Network:
     shapes |= {"hidden": (len(features), width), "hidden_bias": (width,), "output": (width,)}
     for name, shape in shapes.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-            raise ValueError(f"{name} is {arrays[name].shape}, expected {shape} finite numbers")
+            raise ModelError(f"{name} is {arrays[name].shape}, expected {shape} finite numbers")
     return network

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.errors import ArgumentError
 from edgeface.types import Array, Image
 
 NOISE = "unplaced"
@@ -184,7 +185,7 @@ def _encoded(picture: Image) -> str:
     small = cv2.resize(picture, None, fx=size, fy=size, interpolation=cv2.INTER_AREA)
     ok, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])
     if not ok:
-        raise ValueError(f"a picture of shape {picture.shape} cannot be encoded")
+        raise ArgumentError(f"a picture of shape {picture.shape} cannot be encoded")
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 

@@ -19,7 +19,7 @@ from edgeface.cluster.growth import Part, with_new
 from edgeface.cluster.model import EdgeModel
 from edgeface.cluster.neighbours import Neighbours
 from edgeface.cluster.space import Space, Strangers, mean_face
-from edgeface.errors import SourceError
+from edgeface.errors import ArgumentError, DataError
 from edgeface.types import Array
 
 VERSION = 2
@@ -57,7 +57,7 @@ class Pile:
         """Start a pile: people are numbered by size. Arguments as for `cluster`.
 
         Raises:
-            ValueError: wrong shapes, or a name twice.
+            ArgumentError: wrong shapes, or a name twice.
         """
         rows, gate = checked(embeddings, quality)
         _check_names(names, len(rows))
@@ -88,12 +88,12 @@ class Pile:
         they are with the new faces; everyone else stays. Ids follow the largest share of faces.
 
         Raises:
-            ValueError: wrong shapes, another length d, or a name that is in the pile.
+            ArgumentError: wrong shapes, another length d, or a name that is in the pile.
         """
         rows, gate = checked(embeddings, quality)
         _check_names(names, len(rows), self.names)
         if rows.shape[1] != self.embeddings.shape[1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"embeddings have {rows.shape[1]} numbers, those of the pile "
                 f"{self.embeddings.shape[1]}: use the embedder that the pile was made with"
             )
@@ -195,12 +195,12 @@ class Pile:
         """Read what `save` wrote.
 
         Raises:
-            SourceError: missing, damaged, or of another version.
+            DataError: missing, damaged, or of another version.
         """
         try:
             with np.load(path, allow_pickle=False) as raw:
                 if int(raw["version"]) != VERSION:
-                    raise ValueError(f"version {int(raw['version'])}, expected {VERSION}")
+                    raise DataError(f"version {int(raw['version'])}, expected {VERSION}")
                 pile = cls(
                     tuple(raw["names"].tolist()),
                     raw["people"],
@@ -212,18 +212,18 @@ class Pile:
                     raw["gate"],
                     int(raw["next_id"]),
                 )
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise SourceError(f"{path}: not a pile of faces ({error}); cluster anew") from error
+        except (OSError, ValueError, KeyError, TypeError, EOFError, DataError) as error:
+            raise DataError(f"{path}: not a pile of faces ({error}); cluster anew") from error
         lengths = {len(pile.names), len(pile.people), len(pile.embeddings), len(pile.gate)}
         if len(lengths | {len(pile.near.indices), len(pile.first)}) != 1:
-            raise SourceError(f"{path}: its parts differ in length; cluster anew")
+            raise DataError(f"{path}: its parts differ in length; cluster anew")
         return pile
 
 
 def _check_names(names: Sequence[str], n: int, taken: Sequence[str] = ()) -> None:
     if len(names) != n:
-        raise ValueError(f"{len(names)} names for {n} faces")
+        raise ArgumentError(f"{len(names)} names for {n} faces")
     twice = sorted(set(names) & set(taken))
     twice = twice or [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"{twice[0]!r} names two faces; every face needs a name of its own")
+        raise ArgumentError(f"{twice[0]!r} names two faces; every face needs a name of its own")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeface.errors import ArgumentError
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -42,7 +44,7 @@ def _classes(labels: ArrayLike, what: str) -> NDArray[np.int64]:
     """Labels as 0..c-1; -1 (noise) counts as one cluster of its own per sample."""
     values = np.asarray(labels)
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(
+        raise ArgumentError(
             f"{what}: expected one-dimensional integer labels, got shape {values.shape} "
             f"of {values.dtype}; pass an (n,) integer array"
         )
@@ -57,12 +59,12 @@ def contingency(truth: ArrayLike, clusters: ArrayLike) -> Contingency:
     """The contingency table of two labelings of the same (n,) samples.
 
     Negative labels are noise: every such sample is a class of its own, so leaving a sample out
-    never helps or hurts more than making it a singleton. Raises ValueError on labels that are not
-    one-dimensional integers or differ in length.
+    never helps or hurts more than making it a singleton. Raises ArgumentError on labels that are
+    not one-dimensional integers or differ in length.
     """
     rows, columns = _classes(truth, "truth"), _classes(clusters, "clusters")
     if len(rows) != len(columns):
-        raise ValueError(f"{len(rows)} true labels but {len(columns)} cluster labels")
+        raise ArgumentError(f"{len(rows)} true labels but {len(columns)} cluster labels")
     width = int(columns.max(initial=-1)) + 1
     keys, cells = np.unique(rows * max(width, 1) + columns, return_counts=True)
     return Contingency(

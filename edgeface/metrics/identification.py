@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeface.errors import ArgumentError
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -43,7 +45,7 @@ def fnir(mated: ArrayLike, correct: ArrayLike, threshold: float) -> float:
     """
     scores, right = _scores(mated, "mated"), np.asarray(correct, bool)
     if right.shape != scores.shape:
-        raise ValueError(f"correct has shape {right.shape}, mated {scores.shape}: give one each")
+        raise ArgumentError(f"correct has shape {right.shape}, mated {scores.shape}: give one each")
     return float(1.0 - np.mean(right & (scores >= threshold)))
 
 
@@ -63,7 +65,7 @@ def binomial_interval(count: int, trials: int, confidence: float = 0.95) -> Inte
     With count = 0 its upper end is about 3 / trials at 95 %, one-sided: the rule of three.
     """
     if not 0 <= count <= trials or trials < 1:
-        raise ValueError(f"{count} of {trials} is no share: expected 0 <= count <= trials >= 1")
+        raise ArgumentError(f"{count} of {trials} is no share: expected 0 <= count <= trials >= 1")
     tail = (1.0 - confidence) / 2.0
     low = beta_quantile(tail, count, trials - count + 1) if count else 0.0
     high = beta_quantile(1.0 - tail, count + 1, trials - count) if count < trials else 1.0
@@ -112,5 +114,7 @@ def _beta_cdf(x: float, a: float, b: float) -> float:
 def _scores(values: ArrayLike, what: str) -> NDArray[np.float64]:
     scores = np.asarray(values, np.float64)
     if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
-        raise ValueError(f"{what}: expected (n,) similarities, n >= 1, no NaN; got {scores.shape}")
+        raise ArgumentError(
+            f"{what}: expected (n,) similarities, n >= 1, no NaN; got {scores.shape}"
+        )
     return scores

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.errors import ArgumentError
+
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
@@ -12,9 +14,9 @@ Bools = NDArray[np.bool_]
 def _checked(similarity: Floats, same: Bools) -> tuple[NDArray[np.float64], Bools]:
     s, truth = np.asarray(similarity, np.float64), np.asarray(same, bool)
     if s.ndim != 1 or s.shape != truth.shape:
-        raise ValueError(f"expected two equally long vectors, got {s.shape} and {truth.shape}")
+        raise ArgumentError(f"expected two equally long vectors, got {s.shape} and {truth.shape}")
     if not np.isfinite(s).all():
-        raise ValueError("similarity has NaN or infinite values")
+        raise ArgumentError("similarity has NaN or infinite values")
     return s, truth
 
 
@@ -46,12 +48,12 @@ def verification_accuracy(
     """Accuracy per fold, the threshold of each chosen on all the other folds.
 
     LFW View 2 (Huang et al. 2007): 10 folds of 600 pairs; report mean and standard deviation.
-    `fold` (n,) numbers each pair's fold. Raises ValueError with fewer than two folds.
+    `fold` (n,) numbers each pair's fold. Raises ArgumentError with fewer than two folds.
     """
     s, truth = _checked(similarity, same)
     folds = np.unique(fold)
     if len(folds) < 2:
-        raise ValueError(f"expected at least two folds, got {len(folds)}")
+        raise ArgumentError(f"expected at least two folds, got {len(folds)}")
     accuracies = []
     for f in folds:
         test = fold == f
@@ -62,12 +64,12 @@ def verification_accuracy(
 
 def threshold_at_far(impostor: Floats, far: float) -> float:
     """The lowest threshold at which at most `far` of the impostor similarities are accepted
-    (similarity >= threshold). ValueError if `far` is not in [0, 1] or there is no impostor."""
+    (similarity >= threshold). ArgumentError if `far` is not in [0, 1] or there is no impostor."""
     s = np.sort(np.asarray(impostor, np.float64))[::-1]
     if not 0.0 <= far <= 1.0:
-        raise ValueError(f"far must be in [0, 1], got {far}")
+        raise ArgumentError(f"far must be in [0, 1], got {far}")
     if not len(s):
-        raise ValueError("no impostor similarity given")
+        raise ArgumentError("no impostor similarity given")
     allowed = int(np.floor(far * len(s) + 1e-9))
     if allowed >= len(s):
         return float("-inf")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.errors import KernelError
+from edgeface.errors import ArgumentError, KernelError
 from edgeface.score import portable
 from edgeface.score.records import (
     UNIT_NORM,
@@ -91,7 +91,7 @@ def topk(
     int64 and similarities (q, m) float32 in descending order, m = min(k, n); equal similarities
     come in the order of their rows. With `ids` (n,) int64 the answer names those instead of rows,
     and equal similarities come in their order. Memory beyond the result does not grow with q times
-    n. Raises ValueError for wrong shapes, k < 1, or NaN.
+    n. Raises ArgumentError for wrong shapes, k < 1, or NaN.
     """
     return topk_with_cost(probes, rows, k, threads=threads, ids=ids)[:2]
 
@@ -108,7 +108,7 @@ def topk_with_cost(
     probes, rows = _probes(probes), _rows(rows)
     _check(probes, rows, threads)
     if k < 1:
-        raise ValueError(f"k is {k}, expected at least 1")
+        raise ArgumentError(f"k is {k}, expected at least 1")
     k = min(k, len(rows))
     ids = _checked_ids(ids, len(rows))
     name = kernel()
@@ -123,7 +123,7 @@ def topk_with_cost(
             name[7:], described, probes, len(probes), k, threads, found, similarities
         )
         if not np.isfinite(similarities).all():
-            raise ValueError("rows hold NaN; check what filled them")
+            raise ArgumentError("rows hold NaN; check what filled them")
         return found, similarities, Cost(*spent)
     compiled = threads if name == "numba" else 0
     found, similarities = portable.topk(probes, _exact(rows), k, compiled, ids)
@@ -146,13 +146,16 @@ def mixmaxsim(
     are the classes' names for the answer and for ties, by default their row. With `offsets`
     (K + 1,), submodel s being rows offsets[s] : offsets[s + 1] with ascending ids, the votes
     carry each submodel's maximum, argmax and log-sum-exp of `scale` (at most 80) times cosine;
-    those read float rows, since int8 cannot bound an exponential. Raises ValueError as `topk` does.
+    those read float rows, since int8 cannot bound an exponential. Raises ArgumentError as `topk`
+    does.
     """
     probes, weights, centres = _probes(probes), _rows(weights), _rows(centres)
     _check(probes, weights, threads)
     _check(probes, centres, threads)
     if len(weights) != len(centres) or not len(weights):
-        raise ValueError(f"{len(weights)} weights and {len(centres)} centres must match, not empty")
+        raise ArgumentError(
+            f"{len(weights)} weights and {len(centres)} centres must match, not empty"
+        )
     ids = _checked_ids(ids, len(weights))
     if offsets is not None:
         offsets = _checked_offsets(offsets, len(weights), scale)
@@ -172,7 +175,7 @@ def _exact(rows: Rows | QuantizedRows) -> Rows:
 def _probes(probes: NDArray[np.float32]) -> NDArray[np.float32]:
     probes = np.ascontiguousarray(probes, dtype=np.float32)
     if not np.isfinite(probes).all():
-        raise ValueError("probes hold NaN or infinity; check the embedder's input")
+        raise ArgumentError("probes hold NaN or infinity; check the embedder's input")
     return probes
 
 
@@ -185,11 +188,11 @@ def _rows(rows: Rows | QuantizedRows) -> Rows | QuantizedRows:
 def _check(probes: NDArray[np.float32], rows: Rows | QuantizedRows, threads: int) -> None:
     shape = _exact(rows).shape
     if probes.ndim != 2 or len(shape) != 2 or probes.shape[1] != shape[1] or not shape[1]:
-        raise ValueError(
+        raise ArgumentError(
             f"probes {probes.shape} and rows {shape} must be (q, d) and (n, d) of the same d"
         )
     if threads < 1:
-        raise ValueError(f"threads is {threads}, expected at least 1")
+        raise ArgumentError(f"threads is {threads}, expected at least 1")
 
 
 def _checked_ids(ids: NDArray[np.int64] | None, n: int) -> NDArray[np.int64] | None:
@@ -197,16 +200,16 @@ def _checked_ids(ids: NDArray[np.int64] | None, n: int) -> NDArray[np.int64] | N
         return None
     ids = np.ascontiguousarray(ids, dtype=np.int64)
     if ids.shape != (n,):
-        raise ValueError(f"ids {ids.shape} must name the {n} rows")
+        raise ArgumentError(f"ids {ids.shape} must name the {n} rows")
     return ids
 
 
 def _checked_offsets(offsets: NDArray[np.int64], n: int, scale: float) -> NDArray[np.int64]:
     offsets = np.ascontiguousarray(offsets, dtype=np.int64)
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != n or (np.diff(offsets) < 0).any():
-        raise ValueError(f"offsets must ascend from 0 to the {n} classes")
+        raise ArgumentError(f"offsets must ascend from 0 to the {n} classes")
     if not 0 < scale <= 80:
-        raise ValueError(f"scale is {scale}, expected more than 0 and at most 80")
+        raise ArgumentError(f"scale is {scale}, expected more than 0 and at most 80")
     return offsets
 
 
@@ -242,6 +245,6 @@ def _mixmaxsim_native(
             request.threads, classes, scores, extra,
         )  # fmt: skip
         if not np.isfinite(scores).all():
-            raise ValueError("weights or centres hold NaN; check what filled them")
+            raise ArgumentError("weights or centres hold NaN; check what filled them")
     a, a_prime, b, b_prime = np.ascontiguousarray(scores.T)
     return Votes(classes[:, 0], classes[:, 1], a, a_prime, b, b_prime, found)

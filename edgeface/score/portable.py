@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.errors import ArgumentError
 from edgeface.score.records import ROW_BLOCK, UNIT_NORM, Request, Rows, SubmodelScores, Votes
 
 _QUERY_BLOCK = 256
@@ -122,7 +123,7 @@ def _resolve(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k best of the candidates in float64; of all rows where the candidates prove nothing."""
     if not np.isfinite(scores).all():
-        raise ValueError("rows hold NaN; check what filled them")
+        raise ArgumentError("rows hold NaN; check what filled them")
     wide = probe.astype(np.float64)
     exact = rows[found].astype(np.float64) @ wide
     floor = np.partition(exact, len(exact) - k)[len(exact) - k]

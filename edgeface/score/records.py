@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.errors import ArgumentError
+
 Rows = NDArray[np.float32] | NDArray[np.float16]
 UNIT_NORM = 1.01  # greatest norm of a "unit" row, float16 rounding included
 ROW_BLOCK = 8192  # rows worked on at a time where they need a copy
@@ -87,7 +89,7 @@ def quantize(rows: Rows) -> QuantizedRows:
     for s in range(0, n, ROW_BLOCK):
         block = rows[s : s + ROW_BLOCK].astype(np.float32)
         if not np.isfinite(block).all():
-            raise ValueError("rows hold NaN or infinity and cannot be quantized")
+            raise ArgumentError("rows hold NaN or infinity and cannot be quantized")
         step = np.maximum(np.abs(block).max(axis=1), np.float32(1e-30)) / np.float32(127)
         code = np.clip(np.rint(block / step[:, None]), -127, 127)
         rest = block.astype(np.float64) - code.astype(np.float64) * step[:, None]
