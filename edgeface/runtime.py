@@ -2,13 +2,19 @@
 
 Threads are always stated and never spin: two sessions in series (detector, embedder) with
 spinning pools fight for the same cores and more than double the time of both.
+
+Both libraries report their use to their makers: ONNX Runtime 1.32 writes a device id and a queue of
+events and looks up a host, OpenVINO does the same through the package openvino_telemetry. Importing
+this module turns both off, which has to happen before they are imported.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -19,6 +25,10 @@ from numpy.typing import NDArray
 from edgeface.errors import ArgumentError, ModelError
 
 log = logging.getLogger(__name__)
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# OpenVINO goes on without the package; None makes importing it fail.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 Runtime = Literal["auto", "onnxruntime", "openvino"]
 Tensors = dict[str, NDArray[np.float32]]
