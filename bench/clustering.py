@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import edgeface
 from bench.clustering_methods import COSINES, METHODS, Faces, agglomerative
-from edgeface.align import TEMPLATE
+from edgeface.alignment import TEMPLATE
 from edgeface.cluster import MIN_QUALITY, Clusters, cluster, graph
 from edgeface.cluster.neighbours import neighbours
 from edgeface.cluster.update import Pile

@@ -15,14 +15,12 @@ embeddings = embedder(ef.align(image, faces))          # (n, 128) float32 unit r
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from edgeface.align import align
+    from edgeface.alignment import align
     from edgeface.detect import Detector
     from edgeface.embed import Embedder
     from edgeface.errors import EdgefaceError
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
     from edgeface.video import frames
 
 _HOME = {
-    "align": "align",
+    "align": "alignment",
     "Detector": "detect",
     "Embedder": "embed",
     "EdgefaceError": "errors",
@@ -79,19 +77,12 @@ __all__ = [
 ]
 
 
-class _Package(ModuleType):
-    """The package, whose public functions win over submodules of the same name."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Import a public name when it is first used, so that `edgeface --help` stays quick."""
-        if name not in _HOME:
-            raise AttributeError(f"module 'edgeface' has no attribute {name!r}")
-        return getattr(importlib.import_module(f"edgeface.{_HOME[name]}"), name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        # Importing edgeface.align would otherwise replace the function edgeface.align.
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `edgeface --help` stays quick."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgeface' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"edgeface.{_HOME[name]}"), name)
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

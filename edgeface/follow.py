@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeface import images
 from edgeface.aggregate import Aggregator, Evidence, Learned, Policy
-from edgeface.align import align
+from edgeface.alignment import align
 from edgeface.decide import Confirmation, Rules, decide_together
 from edgeface.gallery import Gallery, Growth
 from edgeface.models import ModelCard

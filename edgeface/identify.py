@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeface import images, video
 from edgeface.aggregate import Policy
-from edgeface.align import align
+from edgeface.alignment import align
 from edgeface.calibrate import Calibration, calibrate, trials_needed
 from edgeface.cohort import Cohort
 from edgeface.decide import Rules, decide_together

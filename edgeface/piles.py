@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from edgeface import images
-from edgeface.align import align
+from edgeface.alignment import align
 from edgeface.cluster import Clusters, checked, cluster
 from edgeface.cluster import neighbours as nearest
 from edgeface.cluster.changes import Change

@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeface.align import TEMPLATE
+from edgeface.alignment import TEMPLATE
 from edgeface.quality import rate
 from edgeface.types import Face
 from export.augment import STRONG, blur, jitter, light, noise, occlusion

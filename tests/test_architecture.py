@@ -16,7 +16,7 @@ LAYERS = {
     2: {
         "video",
         "detect",
-        "align",
+        "alignment",
         "quality",
         "embed",
         "track",

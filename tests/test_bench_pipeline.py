@@ -79,7 +79,7 @@ def test_the_nearest_person_needs_the_threshold() -> None:
 
 
 def test_the_peers_align_as_edgeface_does(rng: np.random.Generator) -> None:
-    from edgeface.align import TEMPLATE
+    from edgeface.alignment import TEMPLATE
 
     image = cv2.GaussianBlur(rng.integers(0, 256, (200, 200, 3), dtype=np.uint8), (9, 9), 0)
     turned = (TEMPLATE + 40).astype(np.float32)

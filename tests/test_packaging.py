@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
+import edgeface
 from edgeface.gallery import Gallery, mirror
 from edgeface.gallery.flat import Exact
 
@@ -43,3 +46,14 @@ def test_without_hnswlib_large_galleries_are_searched_exactly(
         assert gallery.search(rows[250], 1)[0].name == "p2"
     with Gallery.open(tmp_path / "x.gallery", model="m", size=8) as again:
         assert again.search(rows[120], 1)[0].name == "p1"
+
+
+def test_public_names_are_listed_and_found_whatever_was_imported_before() -> None:
+    assert set(edgeface.__all__) <= set(dir(edgeface))
+    for name in edgeface.__all__:
+        importlib.import_module(f"edgeface.{edgeface._HOME[name]}")
+        assert not isinstance(getattr(edgeface, name), ModuleType), name
+    module = importlib.import_module("edgeface.alignment")
+    assert isinstance(module, ModuleType) and edgeface.align is module.align
+    with pytest.raises(AttributeError, match="nothing"):
+        edgeface.nothing  # noqa: B018

@@ -19,7 +19,7 @@ from edgeface.errors import ModelError
 from edgeface.types import Threshold
 
 Task = Literal["detection", "embedding"]
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 SUFFIXES = (".onnx", ".xml")
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeface.align import TEMPLATE, align, similarity_transform
+from edgeface.alignment import TEMPLATE, align, similarity_transform
 from edgeface.types import Face
 
 
