@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +59,21 @@ def _label(
     cv2.putText(canvas, shown, at, cv2.FONT_HERSHEY_SIMPLEX, scale, white, 1, cv2.LINE_AA)
 
 
+def check_display() -> None:
+    """Try a window, in another process: without a display Qt ends the one that asks.
+
+    Raises:
+        OutputError: there is no display, or OpenCV was built without windows.
+    """
+    code = "import cv2; cv2.namedWindow('edgeface'); cv2.waitKey(1)"
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    if tried.returncode:
+        raise OutputError(
+            "no window can be opened here: that needs a display and an OpenCV with windows "
+            "(edgeface[gui]); write the overlay to a file instead"
+        )
+
+
 def show(image: Image) -> None:
     """Show a frame in a window; closing it or pressing q ends the program.
 
@@ -68,9 +85,7 @@ def show(image: Image) -> None:
         if cv2.waitKey(1) & 0xFF == ord("q"):
             raise KeyboardInterrupt
     except cv2.error as error:
-        raise OutputError(
-            "this OpenCV build cannot open windows; use --out FILE.mp4, or install edgeface[gui]"
-        ) from error
+        raise OutputError("this OpenCV build cannot open windows; install edgeface[gui]") from error
 
 
 class OverlayWriter:

@@ -21,6 +21,10 @@ class SourceError(EdgefaceError):
     """A video source cannot be opened or stopped delivering."""
 
 
+class CameraError(SourceError):
+    """A camera or a stream is not there, refuses, or went away and did not come back."""
+
+
 class OutputError(EdgefaceError):
     """A result cannot be written or shown where it was asked for."""
 

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from edgeface import images
-from edgeface.errors import SourceError
+from edgeface.errors import CameraError, SourceError
 from edgeface.types import Frame, Image
 
 log = logging.getLogger(__name__)
@@ -231,10 +231,10 @@ def _live(
                     if isinstance(source, int)
                     else "check the address, the network and the password"
                 )
-                raise SourceError(f"{name} {error}; {hint}") from None
+                raise CameraError(f"{name} {error}; {hint}") from None
             failures += 1
             if options.retries is not None and failures > options.retries:
-                raise SourceError(f"{name} {error}; gave up after {failures - 1} retries") from None
+                raise CameraError(f"{name} {error}; gave up after {failures - 1} retries") from None
             pause = min(options.pause * 2 ** (failures - 1), options.pause_max)
             log.warning("%s %s; trying again in %.1f s", name, error, pause)
             sleep(pause * random.uniform(0.8, 1.2))

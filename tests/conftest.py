@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command_line import run  # noqa: F401 - a fixture
 
 from edgeface.models import ModelCard
 from edgeface.types import Face, Threshold

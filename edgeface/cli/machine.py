@@ -7,7 +7,7 @@ import typer
 from edgeface.cli.output import Json, print_rows
 from edgeface.errors import ModelError
 
-models = typer.Typer(no_args_is_help=True, help="The models edgeface can use.")
+models = typer.Typer(help="The models edgeface can use.")
 
 
 @models.command("list")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.output import Json, print_rows
+from edgeface.cli.options import GalleryFile, existing
+from edgeface.cli.output import Json, print_rows, say
+from edgeface.errors import ArgumentError
 
 if TYPE_CHECKING:
     from edgeface.gallery import Gallery
 
-people = typer.Typer(no_args_is_help=True, help="Look after the people of a gallery.")
-GalleryFile = Annotated[str, typer.Argument(help="Gallery file or postgresql://…")]
+people = typer.Typer(help="Look after the people of a gallery.")
 
 
 @people.command("list")
@@ -54,7 +55,7 @@ def export_people(gallery: GalleryFile, file: Path) -> None:
     """Write all people and embeddings to FILE.npz or FILE.parquet."""
     with _store(gallery) as store:
         write = store.export_parquet if _is_parquet(file) else store.export_npz
-        print(f"edgeface: {write(file)} samples written to {file}", file=sys.stderr)
+        say(f"{write(file)} samples written to {file}")
 
 
 @people.command("import")
@@ -63,10 +64,13 @@ def import_people(gallery: GalleryFile, file: Path, model: str = "mobilefacenet"
     from edgeface.gallery import Gallery
     from edgeface.models import load_card
 
+    if not file.is_file():
+        raise ArgumentError(f"there is no file {file}; make one with: edgeface gallery export")
+    parquet = _is_parquet(file)
     card = load_card(model, "embedding")
     with Gallery.open(gallery, model=card.digest, size=card.size) as store:
-        read = store.import_parquet if _is_parquet(file) else store.import_npz
-        print(f"edgeface: {read(file)} samples read from {file}", file=sys.stderr)
+        read = store.import_parquet if parquet else store.import_npz
+        say(f"{read(file)} samples read from {file}")
 
 
 @people.command()
@@ -78,7 +82,7 @@ def split(
 ) -> None:
     """Make some samples of a person another person, the next stranger unless named."""
     with _store(gallery) as store:
-        print(f"edgeface: now {store.split(name, samples, new).name}", file=sys.stderr)
+        say(f"now {store.split(name, samples, new).name}")
 
 
 @people.command("not-this-person")
@@ -86,7 +90,7 @@ def not_this_person(gallery: GalleryFile, name: str, sample: int) -> None:
     """Say that a sample was wrongly taken for NAME; it is never joined with them again."""
     with _store(gallery) as store:
         who = store.not_this_person(name, sample=sample)
-        print(f"edgeface: sample {sample} is {who.name} now", file=sys.stderr)
+        say(f"sample {sample} is {who.name} now")
 
 
 @people.command()
@@ -129,7 +133,7 @@ def audit(gallery: GalleryFile, model: str = "mobilefacenet", as_json: Json = Fa
 
 @people.command()
 def tidy(gallery: GalleryFile, as_json: Json = False) -> None:
-    """Merge strangers who are one person in hindsight; `undo` takes each merge back."""
+    """Merge strangers who turn out to be one person; `undo` takes each merge back."""
     from edgeface.tidy import tidy as merge_strangers
 
     with _store(gallery) as store:
@@ -142,7 +146,14 @@ def history(gallery: GalleryFile, limit: int = 20, as_json: Json = False) -> Non
     """List the newest changes, newest first."""
     with _store(gallery) as store:
         rows = [
-            {"entry": e.id, "action": e.action, "undone": e.undone, "created": round(e.created)}
+            {
+                "entry": e.id,
+                "action": e.action,
+                "undone": e.undone,
+                "created": datetime.fromtimestamp(e.created)
+                .astimezone()
+                .isoformat(timespec="seconds"),
+            }
             for e in store.history(limit)
         ]
     print_rows(rows, as_json)
@@ -155,12 +166,17 @@ def undo(
 ) -> None:
     """Take back one change."""
     with _store(gallery) as store:
-        print(f"edgeface: took back {store.undo(entry).action}", file=sys.stderr)
+        say(f"took back {store.undo(entry).action}")
+
+
+def _local(seconds: float) -> str:
+    """A Unix time as local time with its offset, ISO 8601."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def _is_parquet(file: Path) -> bool:
     if file.suffix not in {".npz", ".parquet"}:
-        raise typer.BadParameter(f"{file} must end in .npz or .parquet")
+        raise ArgumentError(f"{file} must end in .npz or .parquet")
     return file.suffix == ".parquet"
 
 
@@ -168,4 +184,4 @@ def _store(gallery: str) -> Gallery:
     """The gallery as it is, whatever model made it."""
     from edgeface.gallery import Gallery
 
-    return Gallery.open(gallery, create=False)
+    return Gallery.open(existing(gallery), create=False)

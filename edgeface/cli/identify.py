@@ -1,0 +1,169 @@
+"""`edgeface identify`: who is in pictures, a file, or before a camera."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeface.cli.failures import Passed
+from edgeface.cli.options import (
+    Embedding,
+    GalleryOption,
+    Limit,
+    RuntimeOption,
+    Threads,
+    existing,
+    opened,
+)
+from edgeface.cli.output import Json, as_lines, emit, print_rows, readable, to_json
+from edgeface.cli.progress import Progress, each
+from edgeface.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from edgeface.identify import Identifier
+    from edgeface.types import Event, Frame, Sighting
+
+LIVE_FPS = 10.0  # of the overlay file of a source that has no rate of its own
+NO_FACE = "no_face"  # the status of a picture in which nobody was found
+
+
+def identify(
+    pictures: Annotated[list[str] | None, typer.Argument(help="Pictures to look at.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--video", help="0, cam0, /dev/video0, file, URL or folder.")
+    ] = None,
+    gallery: GalleryOption = None,
+    out: Annotated[Path | None, typer.Option(help="Write an overlay video (.mp4).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw similarities and weights per track (.png).")
+    ] = None,
+    display: Annotated[
+        bool, typer.Option("--display", help="Show the overlay in a window.")
+    ] = False,
+    every: Annotated[int, typer.Option(min=1, help="Process each n-th frame only.")] = 1,
+    retries: Annotated[
+        int | None, typer.Option(min=0, help="Reconnects of a camera; default for ever.")
+    ] = None,
+    threshold: Limit = None,
+    learn: Annotated[
+        bool,
+        typer.Option("--learn", help="Let the gallery learn: strangers become numbered people."),
+    ] = False,
+    submodels: Annotated[
+        Path | None, typer.Option(help="Submodel bank for faces the gallery does not know.")
+    ] = None,
+    model: Embedding = "mobilefacenet",
+    runtime: RuntimeOption = "auto",
+    threads: Threads = 2,
+    as_json: Json = False,
+) -> None:
+    """Say who is in a video (a line per event) or in pictures (a line per face)."""
+    if (source is None) == (not pictures):
+        raise ArgumentError("give either pictures or --video SOURCE")
+    if source is None:
+        of_video = {
+            "--out": out is not None,
+            "--plot": plot is not None,
+            "--display": display,
+            "--every": every != 1,
+            "--retries": retries is not None,
+            "--learn": learn,
+        }
+        if unused := [option for option, given in of_video.items() if given]:
+            raise ArgumentError(f"{', '.join(unused)}: only for a video; use --video SOURCE")
+    if gallery is not None and not learn:  # who learns may begin with nobody
+        existing(gallery)
+    if display:
+        from edgeface.draw import check_display
+
+        check_display()
+    options = {"model": model, "runtime": runtime, "threads": threads, "threshold": threshold}
+    with opened(gallery, learn=learn, submodels=submodels, **options) as identifier:
+        if pictures:
+            passed = Passed()
+            rows = _faces(identifier, pictures, passed)
+            print_rows(rows, as_json, columns=("picture", "status", "name", "similarity", "box"))
+            passed.finish()
+        elif source is not None:
+            _watch(identifier, source, out, plot, display, every, retries, as_json)
+
+
+def _faces(
+    identifier: Identifier, pictures: Sequence[str], passed: Passed
+) -> Iterator[dict[str, Any]]:
+    """A row per face, and one for a picture without any; bad pictures are told of."""
+    for picture in each(pictures, "pictures"):
+        with passed.over(picture):
+            found = identifier.identify(picture)
+            for sighting in found:
+                yield {"picture": picture, **sighting.to_dict()}
+            if not found:
+                yield {"picture": picture, **_nobody(identifier)}
+
+
+def _nobody(identifier: Identifier) -> dict[str, Any]:
+    """The row of a picture without faces: the fields of any other, empty."""
+    from edgeface.types import Decision, Status
+
+    nothing = float("nan")
+    decision = Decision(Status.UNKNOWN, None, None, nothing, nothing, identifier.threshold)
+    empty = dict.fromkeys(("track", "box", "landmarks", "score", "quality"))
+    return empty | decision.to_dict() | {"status": NO_FACE}
+
+
+def _watch(
+    identifier: Identifier,
+    source: str,
+    out: Path | None,
+    plot: Path | None,
+    display: bool,
+    every: int,
+    retries: int | None,
+    as_json: bool,
+) -> None:
+    from edgeface import draw, video
+    from edgeface.plot import plot as draw_curves
+    from edgeface.trace import Trace
+
+    lines = as_lines(as_json)
+    live = video.is_live(source)
+    if retries is not None and not live:
+        raise ArgumentError(f"--retries is for cameras and streams; {source} is read once")
+    fps = LIVE_FPS if live else video.rate(source)
+    with ExitStack() as stack:
+        writer = stack.enter_context(draw.OverlayWriter(out, fps)) if out else None
+        line = stack.enter_context(Progress("frames", video.length(source) // every))
+        if live:  # a camera has no end of its own: Ctrl-C is how a watch is finished
+            stack.enter_context(suppress(KeyboardInterrupt))
+
+        def on_frame(frame: Frame, sightings: list[Sighting]) -> None:
+            if writer is not None or display:
+                picture = draw.overlay(frame.image, sightings)
+                if writer is not None:
+                    writer.write(picture, frame.time)
+                if display:
+                    draw.show(picture)
+            line.step()
+
+        trace = Trace() if plot is not None else None
+        if plot is not None and trace is not None:  # whatever ends the watch
+            stack.callback(lambda: draw.save(plot, draw_curves(identifier.explain(trace))))
+        options = video.LiveOptions(retries=retries)
+        events = identifier.watch(source, every=every, live=options, on_frame=on_frame, trace=trace)
+        for event in events:
+            emit(to_json(event.to_dict()) if lines else _sentence(event))
+
+
+def _sentence(event: Event) -> str:
+    d = event.decision
+    who = readable(d.name) if d.name else str(d.status).replace("_", " ")
+    number = (
+        f"{d.similarity:.2f} (needs {d.threshold.value:.2f})"
+        if d.similarity == d.similarity
+        else ""
+    )
+    return f"{event.time:8.2f} s  track {event.track:<4} {event.kind:<11} {who:<24} {number}"
