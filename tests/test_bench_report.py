@@ -47,6 +47,14 @@ def test_only_the_part_between_the_marks_is_renewed() -> None:
         report.renewed("no marks", found)
 
 
+def test_the_readme_shows_five_rows_that_there_are() -> None:
+    titles = [title for title, *_ in report.ROWS]
+    assert len(report.FRONT) == 5 and set(report.FRONT) <= set(titles)
+    every = report.read(report.REPORTS)
+    front = report.table(every, report.FRONT).splitlines()
+    assert len(front) == 2 + 5 < len(report.table(every).splitlines())
+
+
 def test_a_page_shows_every_figure_in_sections() -> None:
     figures = {"size.wheel_mb": 2.6464, "size.model_mb.a": 12000.0, "size.model_mb.b": None}
     text = page(document("size", **figures))

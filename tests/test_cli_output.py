@@ -80,6 +80,19 @@ def test_a_table_is_wrapped_between_words(width: int) -> None:
     assert lines[-1].index("bad") == where - 3  # three characters take two columns each
 
 
+def test_paths_are_wrapped_between_their_parts_and_the_shortest_word_stays_whole() -> None:
+    path = "/home/somebody/pictures/2026/holidays/on-the-beach/IMG_20260714_181203.jpg"
+    cells = [["picture", "status", "name"], [path, "match", "Eileen Collins"]]
+    lines = output.table(cells, 60)
+    assert max(map(len, lines)) <= 60
+    pieces = [line.split("  ")[0] for line in lines[1:]]
+    assert "".join(pieces) == path
+    assert all(p.endswith(("/", "-")) for p in pieces[:-1])
+    assert "Eileen Collins" in lines[1]
+    wide = output.table([["x"], ["y" * 100]], 30)
+    assert "".join(wide[1:]) == "y" * 100 and max(map(len, wide)) <= 30
+
+
 def test_a_table_has_the_columns_it_was_given_even_when_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -89,7 +102,7 @@ def test_a_table_has_the_columns_it_was_given_even_when_empty(
         (
             [{"a": 1.23456, "b": [1.0, 2.5], "c": None}],
             ("c", "a", "b"),
-            "c  a      b\n   1.235  1 2.5\n",
+            "c  a      b\n   1.235  1 2\n",
         ),
     ):
         stdout = Stream("utf-8", terminal=True)

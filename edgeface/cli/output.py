@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TextIO
@@ -29,6 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="JSON lines even on a termina
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _UNPAIRED = re.compile("[\ud800-\udfff]")  # how Python keeps the bytes of a name that is not UTF-8
 GAP = "  "
+NARROWEST = 8  # columns of a cell below which wrapping helps nobody
 
 
 def readable(text: str) -> str:
@@ -124,23 +124,24 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return " ".join(_cell(v) for v in value)
+        return " ".join(f"{v:.0f}" if isinstance(v, float) else _cell(v) for v in value)
     return readable(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
 def table(cells: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The lines of an aligned table of at most `width` columns, cells wrapped between words."""
-    widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
-    # The widest column gives way, down to its longest word.
+    """The lines of an aligned table of at most `width` columns, wide cells wrapped between words.
+
+    The widest column gives way first, none below its longest word while another can.
+    """
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(_columns, column)) for column in columns]
+    words = [max(_columns(p.strip()) for c in column for p in _pieces(c)) for column in columns]
     room = width - len(GAP) * (len(widths) - 1)
     while sum(widths) > room:
-        widest = max(range(len(widths)), key=widths.__getitem__)
-        others = sum(widths) - widths[widest]
-        second = max((w for i, w in enumerate(widths) if i != widest), default=0)
-        fitting = max(room - others, min(second, widths[widest] - 1), 8)
-        if fitting >= widths[widest]:
+        i = max(range(len(widths)), key=lambda i: (widths[i] > words[i], widths[i]))
+        if widths[i] <= NARROWEST:
             break
-        widths[widest] = fitting
+        widths[i] -= 1
     lines = []
     for row in cells:
         wrapped = [_wrapped(cell, w) for cell, w in zip(row, widths, strict=True)]
@@ -151,10 +152,20 @@ def table(cells: Sequence[Sequence[str]], width: int) -> list[str]:
     return lines
 
 
+def _pieces(cell: str) -> list[str]:
+    """The parts of a cell between which a line may end: words, and the parts of paths."""
+    return re.split(r"(?<=[\s/,@-])", cell)
+
+
 def _wrapped(cell: str, width: int) -> list[str]:
-    if _columns(cell) <= width:
-        return [cell]
-    return textwrap.wrap(cell, width) or [""]
+    lines = [""]
+    for piece in _pieces(cell):
+        if _columns((lines[-1] + piece).rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += piece
+        while _columns(lines[-1].rstrip()) > width:  # a word wider than the column
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return [line.rstrip() for line in lines]
 
 
 def _columns(text: str) -> int:
