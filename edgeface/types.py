@@ -27,13 +27,24 @@ class Frame:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """How a head is turned, degrees: `yaw` to the picture's right, `pitch` upwards, `roll`
+    clockwise in the picture, in (-180, 180]; all 0 for an upright head that faces the camera."""
+
+    yaw: float
+    pitch: float
+    roll: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
     """One detected face.
 
     `box` (4,) float32 x1, y1, x2, y2; `landmarks` (5, 2) float32 in image order left eye, right
     eye, nose, left and right mouth corner; `score` in [0, 1]; `quality` in [0, 1] or NaN while
-    unrated; `embedding` (d,) float32 unit row or None while not embedded.
+    unrated; `embedding` (d,) float32 unit row or None while not embedded; `pose` None until it was
+    measured upright.
     """
 
     box: Array
@@ -41,6 +52,7 @@ class Face:
     score: float
     quality: float = float("nan")
     embedding: Array | None = None
+    pose: Pose | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

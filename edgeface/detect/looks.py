@@ -1,0 +1,177 @@
+"""Looking again: smaller where a face fills the frame, turned where none was found, and once more
+upright at each face whose points matter.
+
+A network is at its best with upright faces of about `MEASURED` px, which most of its training
+pictures showed. Every function here takes `find`, a network that sees a picture as it is, and
+brings the faces to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from edgeface.detect import pose
+from edgeface.detect.boxes import overlaps, suppress
+from edgeface.types import Array, Face, Image
+
+Find = Callable[[Image], list[Face]]
+
+LARGE, MEASURED = 170, 110  # px: a taller face is looked at again with this height
+LOOKS = 3  # at a face that fills the frame: the first one's box may be far too small
+SAME_IOU = 0.4  # two looks' boxes mean one face
+INSIDE = 0.7  # share of a box within a larger face's from which it is a part of that face
+PATCH = 224  # px, side of the square in which a face is looked at upright
+SURE = 0.7  # score from which a single picture needs no further look
+SMALL_SIDE = 224  # px, longer side of the smaller look: 1.2 of the picture's height is 200 px then
+
+
+def scaled(find: Find, image: Image, ratio: float) -> list[Face]:
+    """The faces of `image` looked at `ratio` times as large, in pixels of `image`."""
+    height, width = image.shape[:2]
+    small = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    if small != (width, height):
+        method = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, small, interpolation=method), np.uint8)
+    scale = np.array([width / small[0], height / small[1]], np.float32)
+    faces = find(image)
+    return [replace(f, box=f.box * np.tile(scale, 2), landmarks=f.landmarks * scale) for f in faces]
+
+
+def look(find: Find, image: Image, max_side: int) -> list[Face]:
+    """The faces of a frame, best first: once at `max_side`, again smaller where one is so large
+    that the network sees only a part of it at a time."""
+    ratio = min(1.0, max_side / max(image.shape[:2]))
+    faces = scaled(find, image, ratio)
+    for _ in range(LOOKS - 1):
+        tallest = max((height(f) for f in faces), default=0.0)
+        if tallest * ratio <= LARGE:
+            break
+        limit, ratio = LARGE / ratio, MEASURED / tallest
+        faces = merge(faces, scaled(find, image, ratio), limit)
+    return faces
+
+
+def merge(faces: Sequence[Face], again: Sequence[Face], limit: float) -> list[Face]:
+    """What a look and a smaller one say together: of faces taller than `limit` px the smaller look
+    knows better, of others the first."""
+    large = [f for f in again if height(f) > 0.6 * limit]
+    kept = []
+    for face in faces:
+        shared = _shared(face, large)
+        inside = max((part_of(face, f) for f in large), default=0.0)
+        if shared > SAME_IOU or (inside > INSIDE and height(face) > 0.25 * limit):
+            continue  # the same face, or an eye or a mouth of it
+        kept.append(face)
+    return sorted([*kept, *large], key=lambda f: -f.score)
+
+
+def search(find: Find, image: Image, max_side: int) -> list[Face]:
+    """The faces of a single picture, best first: as `look`, and smaller; if nothing sure was found,
+    also turned by quarters. Two to five times the work of `look`."""
+    faces = union(look(find, image, max_side), look(find, image, min(SMALL_SIDE, max_side)))
+    if faces and faces[0].score >= SURE:
+        return faces
+    for quarters in (1, 2, 3):
+        turned = np.ascontiguousarray(np.rot90(image, quarters))
+        found = look(find, turned, max_side)
+        faces = union(faces, [turn_back(f, quarters, image.shape[:2]) for f in found])
+    return faces
+
+
+def turn_back(face: Face, quarters: int, size: tuple[int, int]) -> Face:
+    """A face of a picture of `size` (H, W) that was turned by `np.rot90(image, quarters)`, in the
+    picture's own pixels."""
+    corners = face.box.reshape(2, 2)
+    points = np.concatenate([corners, face.landmarks])
+    height, width = size
+    for step in range(quarters):
+        # One quarter back: x, y of the turned picture are width - y, x of the one before.
+        side = width if (quarters - 1 - step) % 2 == 0 else height
+        points = np.column_stack([side - points[:, 1], points[:, 0]])
+    low, high = points[:2].min(0), points[:2].max(0)
+    box = np.concatenate([low, high]).astype(np.float32)
+    return replace(face, box=box, landmarks=points[2:].astype(np.float32))
+
+
+def union(a: Sequence[Face], b: Sequence[Face]) -> list[Face]:
+    """Faces of two looks, best first, of overlapping ones the better."""
+    faces = sorted([*a, *b], key=lambda f: -f.score)
+    if not faces:
+        return []
+    groups = suppress(np.stack([f.box for f in faces]), SAME_IOU)
+    return [faces[group[0]] for group in groups]
+
+
+def refine(find: Find, image: Image, face: Face) -> Face:
+    """A face measured once more, turned upright and `MEASURED` px tall in a patch of its own.
+
+    Returns:
+        the face with the landmarks, score and pose of that look. Where it shows no face the points
+        stay and the score is 0: what was found is then hardly one.
+    """
+    matrix = upright(face)
+    patch = cv2.warpAffine(*_shrunk(image, matrix), (PATCH, PATCH), flags=cv2.INTER_LINEAR)
+    found = find(np.asarray(patch, np.uint8))
+    middle = np.full(2, PATCH / 2, np.float32)
+    half = np.array([0.39, 0.5], np.float32) * MEASURED
+    there = replace(face, box=np.concatenate([middle - half, middle + half]))
+    best = max(found, key=lambda f: f.score * _shared(there, [f]), default=None)
+    if best is None or _shared(there, [best]) < 0.25:
+        return replace(face, score=0.0, pose=pose.estimate(face.landmarks))
+    back = cv2.invertAffineTransform(matrix)
+    points = np.asarray(best.landmarks @ back[:, :2].T + back[:, 2], np.float32)
+    return replace(face, landmarks=points, score=best.score, pose=pose.estimate(points))
+
+
+def upright(face: Face) -> Array:
+    """The (2, 3) matrix that puts a face upright into the middle of a square of `PATCH` px."""
+    middle = (face.box[:2] + face.box[2:]) / 2
+    tall = max(1.13 * float(np.sqrt(np.prod(face.box[2:] - face.box[:2]))), 1.0)
+    angle, ratio = np.deg2rad(pose.roll(face.landmarks)), MEASURED / tall
+    cos, sin = ratio * np.cos(angle), ratio * np.sin(angle)
+    linear = np.array([[cos, sin], [-sin, cos]])
+    return np.column_stack([linear, PATCH / 2 - linear @ middle]).astype(np.float32)
+
+
+def _shrunk(image: Image, matrix: Array) -> tuple[Image, Array]:
+    """The part of `image` that a patch shows and the matrix for it, averaged down first where the
+    matrix would skip pixels."""
+    ratio = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    if ratio > 0.5:
+        return image, matrix
+    back = cv2.invertAffineTransform(matrix)
+    corners = back[:, :2] @ np.array([[0, PATCH, 0, PATCH], [0, 0, PATCH, PATCH]]) + back[:, 2:]
+    limit = np.array(image.shape[1::-1])
+    low = np.clip(np.floor(corners.min(1)).astype(int) - 2, 0, limit - 1)
+    high = np.clip(np.ceil(corners.max(1)).astype(int) + 2, low + 1, limit)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    size = [max(1, round(n * 1.5 * ratio)) for n in high - low]
+    small = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    scale = np.array(size) / (high - low)
+    fitted = np.column_stack([matrix[:, :2] / scale, matrix[:, 2]])
+    # Pixel centres: x = (x_small + 0.5) / scale - 0.5 + low
+    fitted[:, 2] += matrix[:, :2] @ (0.5 / scale - 0.5 + low)
+    return np.asarray(small, np.uint8), fitted.astype(np.float32)
+
+
+def height(face: Face) -> float:
+    """Of its box, px."""
+    return float(face.box[3] - face.box[1])
+
+
+def part_of(face: Face, other: Face) -> float:
+    """Which share of a face's box lies within another's, in [0, 1]."""
+    low, high = np.maximum(face.box[:2], other.box[:2]), np.minimum(face.box[2:], other.box[2:])
+    whole = float(np.prod(face.box[2:] - face.box[:2]))
+    return float(np.prod(np.clip(high - low, 0, None))) / max(whole, 1e-6)
+
+
+def _shared(face: Face, others: Sequence[Face]) -> float:
+    """The largest overlap of a face's box with one of `others`."""
+    if not others:
+        return 0.0
+    return float(overlaps(face.box[None], np.stack([f.box for f in others])).max())
