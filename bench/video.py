@@ -37,8 +37,8 @@ from edgeface.aggregate import Aggregator
 from edgeface.cluster import cluster
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.gallery import Gallery, Growth
-from edgeface.identify import LINKING_FPIR
 from edgeface.metrics import bcubed, tpir_at_fpir
+from edgeface.thresholds import LINKING_FPIR
 from edgeface.tidy import tidy
 from edgeface.types import Array, Template
 from export.clips import quality_of

@@ -21,6 +21,7 @@ from edgeface.embed import Embedder
 from edgeface.follow import Follower
 from edgeface.gallery import Gallery
 from edgeface.identify import tracking_for
+from edgeface.thresholds import Thresholds
 from edgeface.types import Array, Image, Sighting, Threshold
 
 WIDTH, HEIGHT, FPS, SECONDS = 640, 360, 12.5, 20.0
@@ -239,7 +240,7 @@ def following(
         detector,
         embedder,
         gallery,
-        threshold=threshold,
+        thresholds=lambda: Thresholds(threshold, threshold),
         rules=Rules(),
         policy=Policy(),
         tracking=tracking_for(detector, embedder),

@@ -1,10 +1,11 @@
 """Open-set decisions: who a probe is, or that nobody in the gallery is.
 
 Three rules stand between a similarity and a name: the threshold (calibrated to a false-positive
-identification rate), the margin over the runner-up, and exclusivity, because one person cannot be
-in a frame twice. `Confirmation` adds time: a name needs agreeing decisions to appear and
-disagreeing ones to go, and the person a track shows is held to a slightly lower threshold than a
-newcomer, or a face at the threshold would be named in every other frame.
+identification rate; strangers whom the gallery numbered have one of their own), the margin over the
+runner-up, and exclusivity, because one person cannot be in a frame twice. `Confirmation` adds time:
+a name needs agreeing decisions to appear and disagreeing ones to go, and the person a track shows
+is held to a slightly lower threshold than a newcomer, or a face at the threshold would be named in
+every other frame.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeface.assign import assign
-from edgeface.types import Decision, Match, Status, Threshold
+from edgeface.types import Decision, Kind, Match, Status, Threshold
 
 NONE = float("nan")
 
@@ -33,18 +34,26 @@ class Rules:
     hold: float = 0.03
 
 
-def for_person(threshold: Threshold, person: int, shown: int | None, hold: float) -> Threshold:
-    """The threshold `person` must reach where `shown` is the person named so far; a lowered one
-    says so in its origin."""
-    if person != shown:
-        return threshold
-    return Threshold(threshold.value - hold, f"{threshold.origin},held")
+def _limit(
+    match: Match, threshold: Threshold, stranger: Threshold, shown: int | None, hold: float
+) -> Threshold:
+    """What a person must reach: the threshold of their kind, lowered for who is shown so far
+    where that is needed; a lowered one says so in its origin."""
+    limit = stranger if match.kind is Kind.STRANGER else threshold
+    if match.person_id != shown or match.similarity >= limit.value:
+        return limit
+    return Threshold(limit.value - hold, f"{limit.origin},held")
+
+
+def _fits(match: Match, limit: Threshold) -> bool:
+    return match.similarity >= limit.value
 
 
 def decide(
     matches: Sequence[Match],
     threshold: Threshold,
     *,
+    stranger: Threshold | None = None,
     margin: float = 0.03,
     shown: int | None = None,
     hold: float = 0.0,
@@ -54,39 +63,51 @@ def decide(
     Args:
         matches: people by falling similarity, one entry per person; may be empty.
         threshold: least cosine of a match.
-        margin: least lead over the runner-up; less makes the decision `uncertain`.
-        shown, hold: the person named so far, for whom `threshold` is lower by `hold`.
+        stranger: least cosine at which a numbered stranger is recognised; None for `threshold`.
+        margin: least lead over everybody else; less makes the decision `uncertain`.
+        shown, hold: the person named so far, for whom the threshold is lower by `hold`.
+
+    Returns:
+        the most similar person who reaches their threshold, a `match` or a `stranger`; else
+        `unknown` with what the most similar person would have needed.
     """
     if not matches:
         return Decision(Status.UNKNOWN, None, None, NONE, NONE, threshold)
-    best = matches[0]
-    if best.similarity < threshold.value:
-        threshold = for_person(threshold, best.person_id, shown, hold)
-    lead = best.similarity - matches[1].similarity if len(matches) > 1 else float("inf")
-    if best.similarity < threshold.value:
-        return Decision(Status.UNKNOWN, None, None, best.similarity, lead, threshold)
+    limits = [_limit(m, threshold, stranger or threshold, shown, hold) for m in matches]
+    fit = (i for i, (m, t) in enumerate(zip(matches, limits, strict=True)) if _fits(m, t))
+    index = next(fit, None)
+    at = 0 if index is None else index
+    best, limit = matches[at], limits[at]
+    others = [m.similarity for i, m in enumerate(matches) if i != at]
+    lead = best.similarity - max(others) if others else float("inf")
+    nobody = Decision(Status.UNKNOWN, None, None, best.similarity, lead, limit)
+    if index is None:
+        return nobody
     if lead < margin:
-        return Decision(Status.UNCERTAIN, None, None, best.similarity, lead, threshold)
-    return Decision(Status.MATCH, best.name, best.person_id, best.similarity, lead, threshold)
+        return nobody.nobody(Status.UNCERTAIN)
+    status = Status.STRANGER if best.kind is Kind.STRANGER else Status.MATCH
+    return replace(nobody, status=status, name=best.name, person_id=best.person_id, kind=best.kind)
 
 
 def decide_together(
     matches: Sequence[Sequence[Match]],
     threshold: Threshold,
     *,
+    stranger: Threshold | None = None,
     margin: float = 0.03,
     shown: Sequence[int | None] = (),
     hold: float = 0.0,
 ) -> list[Decision]:
     """Decide for all probes of one frame so that no person is named twice.
 
-    The people above the threshold are assigned to probes at the highest total similarity; a probe
-    is then judged among the people that nobody else holds. `shown` is the person each probe's track
-    shows so far, for whom the threshold is lower by `hold`.
+    The people who reach their threshold are assigned to probes at the highest total similarity; a
+    probe is then judged among the people that nobody else holds, see `decide`. `shown` is the
+    person each probe's track shows so far, for whom the threshold is lower by `hold`.
     """
+    apart = stranger or threshold
     named = list(shown) or [None] * len(matches)
     fit = [
-        [m for m in row if m.similarity >= for_person(threshold, m.person_id, who, hold).value]
+        [m for m in row if _fits(m, _limit(m, threshold, apart, who, hold))]
         for row, who in zip(matches, named, strict=True)
     ]
     people = sorted({m.person_id for good in fit for m in good})
@@ -94,7 +115,8 @@ def decide_together(
     for i, good in enumerate(fit):
         for m in good:
             cost[i, people.index(m.person_id)] = -m.similarity
-    pairs = assign(cost, limit=hold - threshold.value) if people else []
+    lowest = min(threshold.value, apart.value) - hold
+    pairs = assign(cost, limit=-lowest) if people else []
     held = {probe: people[column] for probe, column in pairs}
     decisions = []
     for i, row in enumerate(matches):
@@ -107,7 +129,9 @@ def decide_together(
                 Decision(Status.UNKNOWN, None, None, row[0].similarity, NONE, threshold)
             )
         else:
-            decisions.append(decide(free, threshold, margin=margin, shown=named[i], hold=hold))
+            decisions.append(
+                decide(free, threshold, stranger=apart, margin=margin, shown=named[i], hold=hold)
+            )
     return decisions
 
 
@@ -123,7 +147,7 @@ class Confirmation:
 
     def update(self, decision: Decision) -> Decision:
         """Take one frame's decision, return what to show: a match only once confirmed."""
-        person = decision.person_id if decision.status is Status.MATCH else None
+        person = decision.person_id
         if self._shown is not None and person == self._shown.person_id:
             self._disagreeing, self._candidate = 0, None
             self._shown = decision
@@ -140,4 +164,4 @@ class Confirmation:
             self._shown = None
         if person is None:
             return decision
-        return replace(decision, status=Status.UNCERTAIN, name=None, person_id=None)
+        return decision.nobody(Status.UNCERTAIN)

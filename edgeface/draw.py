@@ -18,6 +18,7 @@ from edgeface.types import Image, Sighting, Status
 # BGR, readable on both dark and light pictures.
 COLOURS = {
     Status.MATCH: (80, 175, 76),
+    Status.STRANGER: (190, 130, 60),
     Status.UNCERTAIN: (0, 170, 255),
     Status.UNKNOWN: (90, 90, 200),
     Status.LOW_QUALITY: (140, 140, 140),

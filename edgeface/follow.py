@@ -5,7 +5,7 @@ The order of the stages for a frame is here, that for single pictures in `identi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from edgeface.gallery import Gallery, Growth
 from edgeface.models import ModelCard
 from edgeface.quality import rate
 from edgeface.submodels import SubmodelBank
+from edgeface.thresholds import Thresholds
 from edgeface.trace import Look, Trace
 from edgeface.track import SceneCut, State, Track, Tracker, TrackerOptions
 from edgeface.types import (
@@ -32,7 +33,6 @@ from edgeface.types import (
     Match,
     Sighting,
     Status,
-    Threshold,
 )
 
 # Least quality at which looks may join a face to a lost track: poor faces resemble one another.
@@ -82,11 +82,11 @@ def ask_bank(bank: SubmodelBank | None, embedding: Array) -> Decision | None:
 
 
 def complete(decisions: Sequence[Decision], elsewhere: Sequence[Decision | None]) -> list[Decision]:
-    """The gallery's decisions of one frame, and the bank's where the gallery knows nobody: the most
-    similar first, no class twice in the frame."""
+    """The gallery's decisions of one frame, and the bank's where the gallery knows nobody but
+    perhaps a numbered stranger: the most similar first, no class twice in the frame."""
     result, taken = list(decisions), set()
     order = sorted(
-        (i for i, d in enumerate(elsewhere) if d is not None and d.status is Status.MATCH),
+        (i for i, d in enumerate(elsewhere) if d is not None and d.person_id is not None),
         key=lambda i: -elsewhere[i].similarity,  # type: ignore[union-attr]
     )
     for i in order:
@@ -101,6 +101,9 @@ def complete(decisions: Sequence[Decision], elsewhere: Sequence[Decision | None]
 class Follower:
     """Follows one source. Not thread-safe; make another one for another source.
 
+    `thresholds` is asked at every frame, so that people who are enrolled and thresholds that are
+    calibrated meanwhile count at once; tracks go on, and their ids never return.
+
     With `growth`, the gallery learns: strangers become numbered people, known people gain samples
     under the rules of `Growth`. `aggregator` makes one template of a track's faces.
     """
@@ -111,23 +114,30 @@ class Follower:
         embedder: FaceEmbedder,
         gallery: Gallery,
         *,
-        threshold: Threshold,
+        thresholds: Callable[[], Thresholds],
         rules: Rules,
         policy: Policy,
         tracking: TrackerOptions,
         growth: Growth | None = None,
         bank: SubmodelBank | None = None,
         aggregator: Aggregator | None = None,
+        first_track: int = 1,
     ) -> None:
         self._detect, self._embedder, self._gallery = detector, embedder, gallery
-        self._threshold, self._rules, self._policy = threshold, rules, policy
+        self._thresholds, self._rules, self._policy = thresholds, rules, policy
         self.aggregator = aggregator or Aggregator(embedder.size, Learned.beside(embedder.card))
-        self._tracker = Tracker(tracking)
+        self._tracker = Tracker(tracking, first_id=first_track)
         self._cut = SceneCut()
         self._growth, self._bank = growth, bank
         self._dossiers: dict[int, _Dossier] = {}
+        self._stamp: object = None  # the state of the gallery that the matches are of
         self.sightings: list[Sighting] = []
         self.trace: Trace | None = None  # kept while somebody wants to see it afterwards
+
+    @property
+    def next_track(self) -> int:
+        """The id that the next new track gets."""
+        return self._tracker.next_id
 
     def step(self, frame: Frame) -> list[Event]:
         """Process one frame of a loop the caller owns; times must not decrease."""
@@ -137,8 +147,9 @@ class Follower:
         faces = self._detect(image)
         tracks = self._tracker.update(faces, frame.time, lambda f: self._looks(image, f))
         seen, fresh = self._gather(image, tracks, frame.time)
-        self._judge(seen, fresh)
-        self._learn(seen, fresh, frame.time)
+        limits = self._thresholds()
+        self._judge(seen, fresh, limits)
+        self._learn(seen, fresh, frame.time, limits)
         shown = [t for t in seen if t.state is State.CONFIRMED]
         self.sightings = [Sighting(t.face, self._shown(t.id), t.id) for t in shown]
         gone = [t for t in tracks if t.state is State.REMOVED]
@@ -179,13 +190,18 @@ class Follower:
                 fresh.add(track.id)
         return seen, fresh
 
-    def _judge(self, seen: list[Track], fresh: set[int]) -> None:
+    def _judge(self, seen: list[Track], fresh: set[int], limits: Thresholds) -> None:
         """Decide for all faces of the frame together; only new evidence confirms a name."""
         known = [(t, d) for t in seen if (d := self._dossier(t.id)).evidence.template().weight > 0]
+        if limits.stamp != self._stamp:  # people came, went or got other names
+            self._stamp = limits.stamp
+            for _, dossier in known:
+                dossier.matches = self._gallery.search(dossier.evidence.template().embedding)
         rows = [d.matches for _, d in known]
         raw = decide_together(
             rows,
-            self._threshold,
+            limits.known,
+            stranger=limits.stranger,
             margin=self._rules.margin,
             shown=[d.decision.person_id for _, d in known],
             hold=self._rules.hold,
@@ -195,7 +211,7 @@ class Follower:
             if track.id in fresh or decision.person_id != dossier.decision.person_id:
                 dossier.decision = dossier.confirmation.update(decision)
 
-    def _learn(self, seen: list[Track], fresh: set[int], time: float) -> None:
+    def _learn(self, seen: list[Track], fresh: set[int], time: float, limits: Thresholds) -> None:
         """Let the gallery learn from the confirmed tracks that have new evidence."""
         if self._growth is None:
             return
@@ -205,7 +221,7 @@ class Follower:
                 track.id,
                 self._dossiers[track.id].evidence.template(),
                 time=time,
-                threshold=self._threshold,
+                threshold=limits.known,
                 present=[p for t, p in held.items() if t != track.id and p is not None],
             )
 
@@ -213,16 +229,16 @@ class Follower:
         """What a track shows now: no name while its last face looked like somebody else's."""
         dossier = self._dossiers[track]
         if dossier.evidence.doubtful and dossier.decision.name is not None:
-            return replace(dossier.decision, status=Status.UNCERTAIN, name=None, person_id=None)
+            return dossier.decision.nobody(Status.UNCERTAIN)
         return dossier.decision
 
     def _dossier(self, track: int) -> _Dossier:
         if track not in self._dossiers:
-            nothing = float("nan")
+            nothing, limit = float("nan"), self._thresholds().known
             self._dossiers[track] = _Dossier(
                 Evidence(self.aggregator, self._policy),
                 Confirmation(self._rules),
-                Decision(Status.LOW_QUALITY, None, None, nothing, nothing, self._threshold),
+                Decision(Status.LOW_QUALITY, None, None, nothing, nothing, limit),
                 [],
             )
         return self._dossiers[track]

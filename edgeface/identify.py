@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -21,25 +20,21 @@ from edgeface.detect import Detector
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.errors import ImageError
 from edgeface.follow import FaceDetector, FaceEmbedder, Follower, ask_bank, complete
-from edgeface.gallery import Gallery, Growth, Person
+from edgeface.gallery import Gallery, Growth, Kind, Person
 from edgeface.plot import Curve
 from edgeface.quality import rate
 from edgeface.runtime import Runtime
 from edgeface.submodels import SubmodelBank
+from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider
 from edgeface.trace import Trace
 from edgeface.track import TrackerOptions
 from edgeface.types import Event, Face, Frame, Image, Sighting, Threshold
 
-CALIBRATION = "calibration"  # the gallery note that holds it
 DRAWN = 6000  # impostors drawn from the model where there are no pictures of any
 FacePolicy = Literal["require_one", "largest", "skip"]
 # Detector score from which a face counts; what lies between the card's threshold and this only
 # keeps tracks alive. Precision equals recall here (`detect.dev.break_even` of `bench detect`).
 CONFIDENT = 0.5
-# How often a stranger may join another one. On simulated videos of 346 training people, rates of
-# 0.3, 1, 3 and 10 % gave a BCubed F of 83.0, 83.6, 82.2 and 78.7 once tidied (`edgeface.tidy`; all
-# at once: 83.7), and of 70, 80, 81 and 80 before that.
-LINKING_FPIR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +82,13 @@ class Identifier:
         bank: SubmodelBank | None = None,
     ) -> None:
         self.gallery = gallery
-        self._fixed = threshold
+        self._thresholds = ThresholdProvider(gallery, embedder.card, threshold)
         self._detector, self._embedder = detector, embedder
         self._rules, self._policy = rules or Rules(), policy or Policy()
         self._tracking = tracking or TrackerOptions()
         self._learn, self._bank = learn, bank
-        self.reset()
+        self._follower: Follower | None = None
+        self._next_track = 1
 
     @classmethod
     def open(
@@ -109,9 +105,8 @@ class Identifier:
     ) -> Self:
         """A ready identifier over a gallery file, which is created when missing.
 
-        The threshold is the first there is of: the one given; the gallery's calibrated one; the one
-        at which the embedder's card expects a stranger to be named once in a thousand times, for
-        the number of people enrolled. The last two follow the gallery as it grows.
+        The threshold is the one given, else the gallery's, else the model's, and the last two
+        follow the gallery as it grows, see `thresholds.ThresholdProvider`.
 
         Args:
             gallery: the file.
@@ -156,29 +151,13 @@ class Identifier:
 
     @property
     def threshold(self) -> Threshold:
-        """The threshold for the gallery as it is now, and where it came from; see `open`."""
-        if self._fixed is not None:
-            return self._fixed
-        size = len(self.gallery.people())
-        own = self.gallery.note(CALIBRATION)
-        if own is not None and size:
-            return Calibration.from_json(own).at(size)
-        if self.gallery.threshold is not None:
-            return self.gallery.threshold
-        card = self._embedder.card
-        measured = Calibration.of_card(card)
-        return card.threshold if measured is None else measured.default_at(size)
+        """The threshold of known people for the gallery as it is now, and where it came from."""
+        return self._thresholds().known
 
     @property
-    def linking(self) -> Callable[[int], float] | None:
-        """From how many samples there are, the similarity at which a track joins an earlier
-        stranger; None where the threshold was given or no impostors were ever measured."""
-        if self._fixed is not None:
-            return None
-        own = self.gallery.note(CALIBRATION)
-        card = self._embedder.card
-        curve = Calibration.of_card(card) if own is None else Calibration.from_json(own)
-        return None if curve is None else partial(curve.value_at, fpir=LINKING_FPIR)
+    def linking(self) -> Linking | None:
+        """See `thresholds.ThresholdProvider.linking`."""
+        return self._thresholds.linking
 
     # Single pictures ---------------------------------------------------------------------------
 
@@ -193,7 +172,10 @@ class Identifier:
         """Who is in a picture: one sighting per face, largest first, nobody named twice."""
         faces = self.faces(picture)
         matches = [self.gallery.search(f.embedding) for f in faces if f.embedding is not None]
-        decisions = decide_together(matches, self.threshold, margin=self._rules.margin)
+        limits = self._thresholds()
+        decisions = decide_together(
+            matches, limits.known, stranger=limits.stranger, margin=self._rules.margin
+        )
         rows = [f.embedding for f in faces if f.embedding is not None]
         decisions = complete(decisions, [ask_bank(self._bank, row) for row in rows])
         return [Sighting(f, d) for f, d in zip(faces, decisions, strict=True)]
@@ -242,7 +224,6 @@ class Identifier:
         embeddings = np.stack([f.embedding for f in taken if f.embedding is not None])
         qualities = [f.quality for f in taken]
         person = self.gallery.enroll(name, embeddings, qualities=qualities, sources=sources)
-        self.reset()  # more people, another threshold
         return Enrolment(person, len(taken), tuple(skipped))
 
     def calibrate(
@@ -270,11 +251,10 @@ class Identifier:
         else:
             faces = [self._one_face(picture, "largest") for picture in cohort]
             probes = [f.embedding for f in faces if f.embedding is not None]
-        searches = [self.gallery.search(probe, 1) for probe in probes]
+        searches = [self.gallery.search(probe, 1, kind=Kind.KNOWN) for probe in probes]
         best = [matches[0].similarity for matches in searches if matches]
-        result = calibrate(best, fpir=fpir, size=len(self.gallery.people()))
+        result = calibrate(best, fpir=fpir, size=self.gallery.count(Kind.KNOWN))
         self.gallery.write_note(CALIBRATION, result.to_json())
-        self.reset()
         return result
 
     def _one_face(self, picture: images.Source, policy: FacePolicy) -> Face:
@@ -294,10 +274,10 @@ class Identifier:
     # Video -------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Forget all tracks, as at the start of another source."""
-        # Made when video comes: it needs the threshold, which costs a look at everybody enrolled,
-        # and enrolling many people resets as many times.
-        self._follower: Follower | None = None
+        """Forget all tracks, as at the start of another source. Their ids do not return."""
+        if self._follower is not None:
+            self._next_track = self._follower.next_track
+        self._follower = None
 
     def _following(self) -> Follower:
         if self._follower is None:
@@ -305,14 +285,18 @@ class Identifier:
                 self._detector,
                 self._embedder,
                 self.gallery,
-                threshold=self.threshold,
+                thresholds=self._thresholds,
                 rules=self._rules,
                 policy=self._policy,
                 tracking=self._tracking,
-                growth=Growth(self.gallery, linking=self.linking) if self._learn else None,
+                growth=Growth(self.gallery, linking=self._link) if self._learn else None,
                 bank=self._bank,
+                first_track=self._next_track,
             )
         return self._follower
+
+    def _link(self, strangers: int) -> float:
+        return self._thresholds().stranger.value
 
     @property
     def sightings(self) -> list[Sighting]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from edgeface import bankfile, score
 from edgeface.errors import ArgumentError, BankError
 from edgeface.types import Decision, Status, Threshold
+from edgeface.types import Kind as PersonKind
 
 Kind = Literal["maxmax", "sim", "mixmaxsim", "fold"]
 KINDS: tuple[Kind, ...] = ("maxmax", "sim", "mixmaxsim", "fold")
@@ -211,7 +212,7 @@ class SubmodelBank:
                     Status.MATCH if known else Status.UNKNOWN,
                     self.names[index] if known else None,
                     index if known else None,
-                    value, float("nan"), threshold,
+                    value, float("nan"), threshold, PersonKind.KNOWN if known else None,
                 )
             )  # fmt: skip
         return decisions

@@ -104,10 +104,10 @@ class _Motion:
 class Tracker:
     """Keeps the tracks of one camera. Not thread-safe; one tracker per source."""
 
-    def __init__(self, options: TrackerOptions | None = None) -> None:
+    def __init__(self, options: TrackerOptions | None = None, *, first_id: int = 1) -> None:
         self.options = options or TrackerOptions()
         self._tracks: list[_Motion] = []
-        self._next_id = 1
+        self.next_id = first_id
 
     def update(self, faces: Sequence[Face], time: float, embed: Embed | None = None) -> list[Track]:
         """Take the faces of one frame.
@@ -202,7 +202,7 @@ class Tracker:
     def _start(self, face: Face, time: float) -> _Motion:
         box = face.box.astype(np.float32)
         track = _Motion(
-            id=self._next_id,
+            id=self.next_id,
             state=State.TENTATIVE if self.options.confirm > 1 else State.CONFIRMED,
             face=face,
             centre=_centre(box),
@@ -211,7 +211,7 @@ class Tracker:
             first_seen=time,
             last_seen=time,
         )
-        self._next_id += 1
+        self.next_id += 1
         self._tracks.append(track)
         return track
 

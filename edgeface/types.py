@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,13 @@ class Template:
     n_faces: int
 
 
+class Kind(StrEnum):
+    """Whether somebody named a person, or the gallery numbered a stranger by itself."""
+
+    KNOWN = "known"
+    STRANGER = "stranger"
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """One person of the gallery and its raw cosine `similarity` in [-1, 1] to the probe."""
@@ -73,12 +80,15 @@ class Match:
     person_id: int
     name: str
     similarity: float
+    kind: Kind = Kind.KNOWN
 
 
 class Status(StrEnum):
-    """What a decision came to. Unknown is a result, not an error."""
+    """What a decision came to. Unknown is a result, not an error. Only somebody whom a user named
+    is a `match`; a person whom the gallery numbered by itself is a `stranger`."""
 
     MATCH = "match"
+    STRANGER = "stranger"
     UNKNOWN = "unknown"
     UNCERTAIN = "uncertain"
     LOW_QUALITY = "low_quality"
@@ -86,7 +96,8 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A cosine threshold and where it came from: `card`, `user` or `calibrated:fpir=1e-3@N=512`."""
+    """A cosine threshold and where it came from: `card`, `user`, `calibrated:fpir=1e-3@N=512`, or
+    for numbered strangers `linking:fpir=1e-2@N=7`."""
 
     value: float
     origin: str
@@ -94,7 +105,8 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Who a probe is: `name` None unless `status` is match; `margin` the lead over the second."""
+    """Who a probe is: `name`, `person_id` and `kind` are None unless `status` is match (a `known`
+    person) or stranger (a `stranger`); `margin` is the lead over the second."""
 
     status: Status
     name: str | None
@@ -102,11 +114,17 @@ class Decision:
     similarity: float
     margin: float
     threshold: Threshold
+    kind: Kind | None = None
+
+    def nobody(self, status: Status) -> Self:
+        """The same decision without a person, as `status`."""
+        return replace(self, status=status, name=None, person_id=None, kind=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain JSON types; `similarity` is the raw cosine, never a probability."""
         return {
             "status": str(self.status),
+            "kind": None if self.kind is None else str(self.kind),
             "name": self.name,
             "person_id": self.person_id,
             "similarity": _number(self.similarity),

@@ -30,7 +30,7 @@ LAYERS = {
         "draw",
         "plot",
     },
-    3: {"identify", "follow", "trace", "doctor", "piles", "tidy"},
+    3: {"identify", "follow", "thresholds", "trace", "doctor", "piles", "tidy"},
     4: {"cli"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

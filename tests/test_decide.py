@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeface.decide import Confirmation, Rules, decide, decide_together
-from edgeface.types import Decision, Match, Status, Threshold
+from edgeface.types import Decision, Kind, Match, Status, Threshold
 
 LIMIT = Threshold(0.5, "user")
 
@@ -32,6 +32,37 @@ def test_each_rule_on_its_own() -> None:
     assert (won.status, won.name, won.person_id) == (Status.MATCH, "p1", 1)
     assert won.margin == pytest.approx(0.10)
     assert won.threshold is LIMIT
+
+
+def test_a_numbered_stranger_is_held_to_a_threshold_of_their_own_and_never_a_match() -> None:
+    stranger, known = (
+        Match(1, "stranger-1", 0.6, Kind.STRANGER),
+        Match(2, "Ann", 0.52),
+    )
+    met = decide([stranger, known], LIMIT, stranger=Threshold(0.55, "linking"))
+    assert (met.status, met.kind, met.name) == (Status.STRANGER, Kind.STRANGER, "stranger-1")
+    assert met.threshold.origin == "linking"
+    # More like a stranger who is out of reach than like Ann: nobody can say.
+    torn = decide([stranger, known], LIMIT, stranger=Threshold(0.65, "linking"))
+    assert (torn.status, torn.kind, torn.name) == (Status.UNCERTAIN, None, None)
+    assert torn.margin == pytest.approx(-0.08)
+    ann = decide([Match(2, "Ann", 0.6), stranger], LIMIT, stranger=LIMIT, margin=-1.0)
+    assert (ann.status, ann.kind) == (Status.MATCH, Kind.KNOWN)
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=1, max_size=5))
+def test_no_stranger_is_ever_a_match(people: list[tuple[float, bool]]) -> None:
+    row = [
+        Match(i, f"p{i}", s, Kind.STRANGER if strange else Kind.KNOWN)
+        for i, (s, strange) in enumerate(sorted(people, reverse=True))
+    ]
+    (made,) = decide_together([row], LIMIT, stranger=Threshold(0.3, "linking"))
+    wanted = {None: None, Kind.KNOWN: Status.MATCH, Kind.STRANGER: Status.STRANGER}[made.kind]
+    assert wanted in {None, made.status}
+    assert (made.kind is None) == (made.name is None) == (made.person_id is None)
+    if made.person_id is not None:
+        limit = 0.3 if made.kind is Kind.STRANGER else LIMIT.value
+        assert made.similarity >= limit == made.threshold.value
 
 
 def test_nobody_is_in_a_frame_twice() -> None:

@@ -245,7 +245,7 @@ def cohort(n: int) -> list[np.ndarray]:
 
 def test_thresholds_in_order_of_who_set_them(app, detector, embedding_card) -> None:
     assert app.threshold.origin == "user"
-    app._fixed = None
+    app = Identifier(detector, Colours(embedding_card), app.gallery)
     assert app.threshold == embedding_card.threshold
     pairs = calibrate(np.random.default_rng(0).normal(0, 0.1, 5000), fpir=1e-3, size=1)
     embedding_card.raw["impostors"] = json.loads(pairs.to_json())

@@ -3,8 +3,9 @@
 from edgeface.gallery.audit import Finding, Flaw, audit
 from edgeface.gallery.growth import Growth, GrowthRules
 from edgeface.gallery.journal import Entry
-from edgeface.gallery.records import Kind, Person, Provenance, Sample
+from edgeface.gallery.records import Person, Provenance, Sample
 from edgeface.gallery.store import Gallery
+from edgeface.types import Kind
 
 __all__ = [
     "Entry",

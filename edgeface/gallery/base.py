@@ -9,7 +9,7 @@ from typing import Protocol
 from edgeface.gallery.cipher import Cipher
 from edgeface.gallery.database import Database
 from edgeface.gallery.tables import Tables
-from edgeface.types import Array, Match
+from edgeface.types import Array, Kind, Match
 
 
 class Finder(Protocol):
@@ -19,8 +19,8 @@ class Finder(Protocol):
         """How many samples there are."""
         ...
 
-    def search(self, probes: Array, k: int) -> list[list[Match]]:
-        """For each unit probe (q, d) the `k` nearest people, best first."""
+    def search(self, probes: Array, k: int, kind: Kind | None = None) -> list[list[Match]]:
+        """For each unit probe (q, d) the `k` nearest people (of one kind), best first."""
         ...
 
     def refresh(self) -> None:
@@ -48,6 +48,7 @@ class Base:
     ) -> None:
         self.model, self.size = model, size
         self._db, self._cipher, self._finder = database, cipher, finder
+        self._counted: tuple[object, dict[Kind, int]] | None = None  # people, as of a stamp
 
     @contextmanager
     def _change(self) -> Iterator[tuple[Tables, int]]:

@@ -11,9 +11,9 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import journal
 from edgeface.gallery.base import Base
 from edgeface.gallery.journal import Entry
-from edgeface.gallery.records import Kind, Person, Provenance, check_name, unit_rows
+from edgeface.gallery.records import Person, Provenance, check_name, unit_rows
 from edgeface.gallery.tables import Tables
-from edgeface.types import Array
+from edgeface.types import Array, Kind
 
 
 class Editing(Base):

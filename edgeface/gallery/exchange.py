@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import GalleryError
-from edgeface.gallery.records import Kind, Person, Provenance, Sample, check_name
+from edgeface.gallery.records import Person, Provenance, Sample, check_name
 from edgeface.gallery.tables import Tables
-from edgeface.types import Array
+from edgeface.types import Array, Kind
 
 FORMAT = 1
 SAME = 1.0 - 1e-6  # cosine from which two embeddings of one person are one sample

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeface.errors import GalleryError
-from edgeface.gallery.records import Kind, Provenance
+from edgeface.gallery.records import Provenance
 from edgeface.gallery.store import Gallery
-from edgeface.types import Array, Match, Template, Threshold
+from edgeface.types import Array, Kind, Match, Template, Threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Growth:
     One per video; give it each track's template whenever that changes. All that it keeps between
     calls is about running tracks, the rest is in the gallery.
 
-    `linking` gives the least similarity at which a track joins an earlier stranger, from the number
-    of samples in the gallery. To give somebody a wrong name is worse than to take two strangers for
+    `linking` gives the least similarity at which a track joins an earlier stranger, from how many
+    strangers the gallery has. To give somebody a wrong name is worse than to take two strangers for
     one, so it may be lower than the threshold at which people are named.
     """
 
@@ -126,11 +126,11 @@ class Growth:
 
     def _needed(self, match: Match, threshold: float) -> float:
         """The similarity at which a track belongs to somebody."""
-        if self._gallery.kind(match.person_id) is not Kind.STRANGER:
+        if match.kind is not Kind.STRANGER:
             return threshold
         if self._linking is None:
             return threshold + self._rules.link
-        return self._linking(len(self._gallery))
+        return self._linking(self._gallery.count(Kind.STRANGER))
 
     def _fit(self, template: Template) -> bool:
         """Whether a template is good enough to be kept: sharp faces that agree."""
@@ -140,19 +140,19 @@ class Growth:
     def _open(self, template: Template, threshold: float, source: str | None) -> Match | None:
         """A new stranger, unless the face is too close to somebody known to be sure."""
         for near in self._gallery.search(template.embedding, 1):
-            known = self._gallery.kind(near.person_id) is not Kind.STRANGER
+            known = near.kind is not Kind.STRANGER
             limit = threshold if known else self._needed(near, threshold)
             if near.similarity >= limit - (self._rules.doubt if known else 0.0):
                 return None
         quality = template.weight / max(1, template.n_faces)
         person = self._gallery.add_stranger(template.embedding, quality=quality, source=source)
-        return Match(person.id, person.name, 1.0)
+        return Match(person.id, person.name, 1.0, person.kind)
 
     def _teaches(self, match: Match, template: Template, threshold: float) -> bool:
         """Whether the gallery may learn the face as one more sample of the person."""
         rules = self._rules
         needed = self._needed(match, threshold)
-        stranger = self._gallery.kind(match.person_id) is Kind.STRANGER
+        stranger = match.kind is Kind.STRANGER
         margin = rules.gather if stranger else rules.grow
         if not needed + margin <= match.similarity < rules.novelty:
             return False

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from edgeface.gallery.flat import Ids, Searcher
-from edgeface.types import Array, Match
+from edgeface.types import Array, Kind, Match
 
 
 class ReadWriteLock:
@@ -61,7 +61,7 @@ class Index:
         self.searcher = searcher
         self._lock = ReadWriteLock()
         self._owner: dict[int, int] = {}
-        self._names: dict[int, str] = {}
+        self._people: dict[int, tuple[str, Kind]] = {}
 
     def __len__(self) -> int:
         return len(self.searcher)
@@ -76,10 +76,10 @@ class Index:
         with self._lock.writing():
             self.searcher = searcher
 
-    def rename(self, names: dict[int, str]) -> None:
-        """Set the names of people by id; to be called before their samples are added."""
+    def identify(self, people: dict[int, tuple[str, Kind]]) -> None:
+        """Set name and kind of people by id; to be called before their samples are added."""
         with self._lock.writing():
-            self._names.update(names)
+            self._people.update(people)
 
     def own(self, owners: dict[int, int]) -> None:
         """Set the owners of samples that the searcher holds already."""
@@ -104,32 +104,35 @@ class Index:
                 self.searcher.add(ids[new], rows[new])
             self._owner.update(zip(ids.tolist(), owners.tolist(), strict=True))
 
-    def search(self, probes: Array, k: int) -> list[list[Match]]:
-        """For each probe (q, d) the `k` nearest people, each by its most similar sample."""
+    def search(self, probes: Array, k: int, kind: Kind | None = None) -> list[list[Match]]:
+        """For each probe (q, d) the `k` nearest people (of one kind), each by its most similar
+        sample."""
         with self._lock.reading():
             held = len(self.searcher)
             if not held:
                 return [[] for _ in probes]
             take = min(4 * k, held)
-            found = self._found(probes, take, k)
+            found = self._found(probes, take, k, kind)
             # A person with many samples may fill the answer: look further for these probes.
             while take < held and (short := [i for i, row in enumerate(found) if len(row) < k]):
                 take = min(4 * take, held)
-                for i, row in zip(short, self._found(probes[short], take, k), strict=True):
+                for i, row in zip(short, self._found(probes[short], take, k, kind), strict=True):
                     found[i] = row
             return found
 
-    def _found(self, probes: Array, take: int, k: int) -> list[list[Match]]:
+    def _found(self, probes: Array, take: int, k: int, kind: Kind | None) -> list[list[Match]]:
         """The people among the `take` samples nearest to each probe, at most `k`."""
         ids, sims = self.searcher.search(probes, take)
         rows = zip(ids.tolist(), sims.tolist(), strict=True)
-        return [self._people(a, b, k) for a, b in rows]
+        return [self._nearest(a, b, k, kind) for a, b in rows]
 
-    def _people(self, ids: list[int], sims: list[float], k: int) -> list[Match]:
-        best: dict[int, float] = {}
+    def _nearest(self, ids: list[int], sims: list[float], k: int, kind: Kind | None) -> list[Match]:
+        best: dict[int, Match] = {}
         for i, similarity in zip(ids, sims, strict=True):
             if (person := self._owner[i]) not in best:
-                best[person] = similarity
-                if len(best) == k:
-                    break
-        return [Match(person, self._names[person], sim) for person, sim in best.items()]
+                name, its = self._people[person]
+                if kind is None or its is kind:
+                    best[person] = Match(person, name, similarity, its)
+                    if len(best) == k:
+                        break
+        return list(best.values())

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeface.errors import GalleryError
-from edgeface.gallery.records import Kind, Person, Provenance
+from edgeface.gallery.records import Person, Provenance
 from edgeface.gallery.tables import Tables
+from edgeface.types import Kind
 
 KEPT = 10_000  # entries; older ones can no longer be undone
 

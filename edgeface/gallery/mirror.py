@@ -22,7 +22,7 @@ from edgeface.gallery.flat import Exact, Ids, Sketch
 from edgeface.gallery.graph import Hnsw
 from edgeface.gallery.index import Index
 from edgeface.gallery.tables import Tables
-from edgeface.types import Array, Match
+from edgeface.types import Array, Kind, Match
 
 logger = logging.getLogger("edgeface")
 
@@ -55,10 +55,10 @@ class Mirror:
         self._catch_up()
         return len(self._index)
 
-    def search(self, probes: Array, k: int) -> list[list[Match]]:
+    def search(self, probes: Array, k: int, kind: Kind | None = None) -> list[list[Match]]:
         """See `Finder.search`."""
         self._catch_up()
-        return self._index.search(probes, k)
+        return self._index.search(probes, k, kind)
 
     def settle(self) -> None:
         """See `Finder.settle`."""
@@ -85,10 +85,10 @@ class Mirror:
             with self._db.snapshot() as execute:
                 tables = self._tables(execute)
                 until = tables.revision()
-                names = tables.names(since) if until != since else {}
+                people = tables.identities(since) if until != since else {}
                 dropped = tables.dropped(since, self._index.ids()) if until != since else []
             if until != since:
-                self._index.rename(names)
+                self._index.identify(people)
                 self._index.remove(np.array(dropped, np.int64))
                 self._unsaved += len(dropped)
                 for ids, owners, rows in self._changed(since, until, CHUNK):
@@ -174,7 +174,7 @@ class Mirror:
             return
         with self._db.snapshot() as execute:
             tables = self._tables(execute)
-            until, owners, names = tables.revision(), tables.owners(), tables.names(-1)
+            until, owners, people = tables.revision(), tables.owners(), tables.identities(-1)
         if len(owners) <= EXACT_LIMIT:
             return
         try:
@@ -183,7 +183,7 @@ class Mirror:
             return  # cut short: it will be built anew
         if not self._fits(graph, owners):
             return
-        self._index.rename(names)
+        self._index.identify(people)
         self._index.swap(graph)
         missing = np.array([i for i in owners if i not in graph], np.int64)
         for start in range(0, len(missing), CHUNK):

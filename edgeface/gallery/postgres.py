@@ -21,7 +21,7 @@ import numpy as np
 from edgeface.errors import GalleryError
 from edgeface.gallery.cipher import Cipher, Plain
 from edgeface.gallery.database import MIGRATIONS, Execute, Rows
-from edgeface.types import Array, Match
+from edgeface.types import Array, Kind, Match
 
 if TYPE_CHECKING:
     import psycopg
@@ -263,21 +263,21 @@ class ServerFinder:
         self._db = database
         kind = database.indexed_type
         self._near = f"""
-            SELECT c.person_id, p.name, -(c.embedding <#> ?::vector) AS similarity
+            SELECT c.person_id, p.name, p.kind, -(c.embedding <#> ?::vector) AS similarity
             FROM (SELECT person_id, embedding FROM sample
                   ORDER BY embedding::{kind}({size}) <#> ?::{kind}({size}) LIMIT ?) c
             JOIN person p ON p.id = c.person_id ORDER BY similarity DESC"""
         self._all = """
-            SELECT s.person_id, p.name, max(-(s.embedding <#> ?::vector)) AS similarity
-            FROM sample s JOIN person p ON p.id = s.person_id
-            GROUP BY s.person_id, p.name ORDER BY similarity DESC LIMIT ?"""
+            SELECT s.person_id, p.name, p.kind, max(-(s.embedding <#> ?::vector)) AS similarity
+            FROM sample s JOIN person p ON p.id = s.person_id WHERE p.kind LIKE ?
+            GROUP BY s.person_id, p.name, p.kind ORDER BY similarity DESC LIMIT ?"""
 
     def __len__(self) -> int:
         return int(self._recovering(lambda run: run("SELECT count(*) FROM sample"))[0][0])
 
-    def search(self, probes: Array, k: int) -> list[list[Match]]:
+    def search(self, probes: Array, k: int, kind: Kind | None = None) -> list[list[Match]]:
         """See `Finder.search`."""
-        return [self._recovering(partial(self._search, probe=p, k=k)) for p in probes]
+        return [self._recovering(partial(self._search, probe=p, k=k, kind=kind)) for p in probes]
 
     def refresh(self) -> None:
         """See `Finder.refresh`: the server is always up to date."""
@@ -291,16 +291,18 @@ class ServerFinder:
     def close(self) -> None:
         """See `Finder.close`."""
 
-    def _search(self, execute: Execute, *, probe: Array, k: int) -> list[Match]:
+    def _search(self, execute: Execute, *, probe: Array, k: int, kind: Kind | None) -> list[Match]:
         text, take = vector(probe), min(1000, max(EF_SEARCH, 4 * k))
         execute(f"SET LOCAL hnsw.ef_search = {take}")
         found: dict[int, Match] = {}
-        for person, name, similarity in execute(self._near, (text, text, take)):
-            found.setdefault(int(person), Match(int(person), str(name), float(similarity)))
+        for row in execute(self._near, (text, text, take)):
+            match = _match(row)
+            if kind is None or match.kind is kind:
+                found.setdefault(match.person_id, match)
         if len(found) < k:
             # A few people fill the neighbourhood, or there are no more: ask for everybody's best.
-            everybody = execute(self._all, (text, k))
-            found = {int(p): Match(int(p), str(n), float(s)) for p, n, s in everybody}
+            everybody = execute(self._all, (text, "%" if kind is None else str(kind), k))
+            found = {match.person_id: match for match in map(_match, everybody)}
         return list(found.values())[:k]
 
     def _recovering(self, ask: Callable[[Execute], Any]) -> Any:
@@ -314,6 +316,11 @@ class ServerFinder:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.05)
+
+
+def _match(row: Sequence[Any]) -> Match:
+    person, name, kind, similarity = row
+    return Match(int(person), str(name), float(similarity), Kind(kind))
 
 
 def _executor(connection: psycopg.Connection[Any]) -> Execute:

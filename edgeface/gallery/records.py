@@ -14,19 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from edgeface.errors import GalleryError
-from edgeface.types import Array
+from edgeface.types import Array, Kind
 
 NAME_LENGTH = 200
 _STRANGER = re.compile(r"stranger-\d+", re.IGNORECASE)
 # Direction overrides and isolates make one name look like another on a screen (Unicode TR 36).
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-class Kind(StrEnum):
-    """Whether somebody named a person or the gallery found them by itself."""
-
-    KNOWN = "known"
-    STRANGER = "stranger"
 
 
 class Provenance(StrEnum):

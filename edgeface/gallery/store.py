@@ -19,9 +19,9 @@ from edgeface.gallery.database import Database, SqliteDatabase
 from edgeface.gallery.editing import Editing
 from edgeface.gallery.mirror import Mirror
 from edgeface.gallery.postgres import PostgresDatabase, ServerFinder, is_postgres
-from edgeface.gallery.records import Kind, Person, Provenance, Sample, check_name, unit_rows
+from edgeface.gallery.records import Person, Provenance, Sample, check_name, unit_rows
 from edgeface.gallery.tables import Tables
-from edgeface.types import Array, Match, Threshold
+from edgeface.types import Array, Kind, Match, Threshold
 
 
 class Gallery(Editing):
@@ -150,6 +150,21 @@ class Gallery(Editing):
         with self._read() as tables:
             return tables.people()
 
+    def count(self, kind: Kind | None = None) -> int:
+        """How many people there are (of one kind). Asked again only after a change: it may be
+        called at every frame."""
+        stamp = self._db.stamp()
+        known = self._counted
+        if known is None or known[0] != stamp:
+            with self._read() as tables:
+                known = self._counted = (stamp, tables.count_people())
+        return sum(known[1].values()) if kind is None else known[1].get(kind, 0)
+
+    def stamp(self) -> object:
+        """A value that differs once anybody has changed the gallery, in this process or another;
+        microseconds for a file, a round trip for a server."""
+        return self._db.stamp()
+
     def person(self, name: str) -> Person:
         """The person called `name`; GalleryError with the closest names if there is none."""
         with self._read() as tables:
@@ -235,19 +250,24 @@ class Gallery(Editing):
 
     # Searching
 
-    def search(self, embedding: ArrayLike, k: int = 5) -> list[Match]:
-        """The `k` people most similar to `embedding` (d,), best first, each by their most similar
-        sample. Similarities are exact cosines. Fewer, or none, when there are fewer people."""
-        return self._search(unit_rows(embedding, self.size), k)[0]
+    def search(self, embedding: ArrayLike, k: int = 5, *, kind: Kind | None = None) -> list[Match]:
+        """The `k` people (of one `kind`) most similar to `embedding` (d,), best first, each by
+        their most similar sample. Similarities are exact cosines. Fewer, or none, when there are
+        fewer people."""
+        return self._search(unit_rows(embedding, self.size), k, kind)[0]
 
-    def search_many(self, embeddings: ArrayLike, k: int = 5) -> list[list[Match]]:
+    def search_many(
+        self, embeddings: ArrayLike, k: int = 5, *, kind: Kind | None = None
+    ) -> list[list[Match]]:
         """`search` for each of `embeddings` (n, d)."""
-        return self._search(unit_rows(embeddings, self.size), k) if np.size(embeddings) else []
+        if not np.size(embeddings):
+            return []
+        return self._search(unit_rows(embeddings, self.size), k, kind)
 
-    def _search(self, probes: Array, k: int) -> list[list[Match]]:
+    def _search(self, probes: Array, k: int, kind: Kind | None) -> list[list[Match]]:
         if k < 1:
             raise GalleryError(f"k is {k}: ask for at least one person")
-        return self._finder.search(probes, k)
+        return self._finder.search(probes, k, kind)
 
     # The threshold
 

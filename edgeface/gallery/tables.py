@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from edgeface.errors import GalleryError
-from edgeface.gallery.records import Kind, Person, Provenance, Sample, unknown
+from edgeface.gallery.records import Person, Provenance, Sample, unknown
 from edgeface.gallery.values import Values
-from edgeface.types import Array
+from edgeface.types import Array, Kind
 
 _PERSON = """
     SELECT p.id, p.name, p.kind, p.created, p.external_id, p.metadata,
@@ -66,13 +66,18 @@ class Tables(Values):
         """The person called `name`; GalleryError with the closest names if there is none."""
         person = self.find(name)
         if person is None:
-            raise unknown(name, self.names(-1).values(), self._place)
+            raise unknown(name, (name for name, _ in self.identities(-1).values()), self._place)
         return person
 
-    def names(self, since: int) -> dict[int, str]:
-        """The names by id of people added or renamed after revision `since`."""
-        rows = self.execute("SELECT id, name FROM person WHERE revision > ?", (since,))
-        return {int(i): self.open_text(name, "person.name") for i, name in rows}
+    def identities(self, since: int) -> dict[int, tuple[str, Kind]]:
+        """Name and kind by id of the people added or renamed after revision `since`."""
+        rows = self.execute("SELECT id, name, kind FROM person WHERE revision > ?", (since,))
+        return {int(i): (self.open_text(name, "person.name"), Kind(kind)) for i, name, kind in rows}
+
+    def count_people(self) -> dict[Kind, int]:
+        """How many people there are of each kind."""
+        rows = self.execute("SELECT kind, count(*) FROM person GROUP BY kind")
+        return {Kind(kind): int(count) for kind, count in rows}
 
     def add_person(
         self,

@@ -11,8 +11,8 @@ import numpy as np
 
 from edgeface.gallery.cipher import Cipher
 from edgeface.gallery.database import Execute
-from edgeface.gallery.records import Kind, Person, Provenance, Sample
-from edgeface.types import Array
+from edgeface.gallery.records import Person, Provenance, Sample
+from edgeface.types import Array, Kind
 
 
 class Values:
