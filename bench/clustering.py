@@ -18,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgeface
+from bench.clustering_config import Config
+from bench.clustering_files import cluster_features
 from bench.clustering_methods import COSINES, METHODS, Faces, agglomerative
 from edgeface.alignment import TEMPLATE
-from edgeface.cluster import MIN_QUALITY, Clusters, cluster, graph
+from edgeface.cluster import Clusters, cluster, graph
 from edgeface.cluster.neighbours import neighbours
+from edgeface.cluster.people import MIN_QUALITY
 from edgeface.cluster.update import Pile
 from edgeface.metrics.clustering import (
     adjusted_rand_index,
@@ -37,6 +40,7 @@ from edgeface.types import Face
 from export.identities import FOLDERS, TEACHER, Labelled, Source, training_sets
 
 Figures = dict[str, float | str | None]
+PARTS = ("quality", "robust", "messy", "scale")
 MAIN = ("bcubed_f", "pairwise_f", "nmi", "ari")
 # What the original project published for its model at its best precision, on its own crops.
 PUBLISHED: Figures = {
@@ -62,7 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "edgeface-bench-embeddings"
     )
-    parser.add_argument("--only", action="append", choices=("quality", "robust", "scale"))
+    parser.add_argument("--only", action="append", choices=PARTS)
+    files = parser.add_argument_group("files of the MS1M benchmark instead of all this")
+    files.add_argument("--config", type=Path, help="the original's .yaml that names the files")
+    files.add_argument("--bin", type=Path, help="float32 features without it")
+    files.add_argument("--dim", type=int, default=256, help="numbers per row of --bin")
+    files.add_argument("--labels", type=Path, help="true labels (.meta) to score by")
+    files.add_argument("--knn", type=Path, help="kNN file (.npz) of --bin; written if absent")
+    files.add_argument("--found", type=Path, help="write the found labels here")
     parser.add_argument("--method", action="append", help="compare with these methods only")
     parser.add_argument("--sizes", default="10000,100000", help="faces of the scale runs")
     parser.add_argument(
@@ -112,7 +123,9 @@ def tests(features: Source) -> dict[str, Labelled]:
 
 
 def figures(args: argparse.Namespace) -> Figures:
-    only = args.only or ["quality", "robust", "scale"]
+    if args.config is not None or args.bin is not None:
+        return of_files(args)
+    only = args.only or list(PARTS)
     found = kept_figures(args)
     found["clustering.graph_path"] = graph.path()
     found |= PUBLISHED
@@ -124,6 +137,10 @@ def figures(args: argparse.Namespace) -> Figures:
             found |= quality(features, teacher, args)
         if "robust" in only:
             found |= robustness(features, args)
+    if "messy" in only:
+        from bench.clustering_messy import figures as messy
+
+        found |= messy(args.shared)
     if "scale" in only:
         from bench.clustering_scale import scale, tail
 
@@ -134,6 +151,19 @@ def figures(args: argparse.Namespace) -> Figures:
         for n in [2000] if args.quick else [int(v) for v in args.sizes.split(",")]:
             found |= scale(n, args.parts.split(","), args.graphs)
     return found
+
+
+def of_files(args: argparse.Namespace) -> Figures:
+    """The figures of files that --config or --bin and its companions name."""
+    config = Config(args.bin, args.dim, args.labels, args.knn, 80)
+    if args.config is not None:
+        config = Config.read(args.config)
+    clusters, scores = cluster_features(config, output=args.found)
+    found: Figures = {
+        "clustering.files.faces": float(len(clusters.labels)),
+        "clustering.files.people": float(len(clusters)),
+    }
+    return found | {f"clustering.files.{name}": value for name, value in scores.items()}
 
 
 def kept_figures(args: argparse.Namespace) -> Figures:

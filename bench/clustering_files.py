@@ -1,5 +1,5 @@
 """The file formats of the MS1M clustering benchmark (learn-to-cluster): `features/*.bin`,
-`labels/*.meta` and `knns/*/faiss_k_80.npz`."""
+`labels/*.meta` and `knns/*/faiss_k_80.npz`, and the clustering of what they hold."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.clustering_config import Config
+from edgeface.cluster import Clusters, cluster, neighbours
 from edgeface.cluster.neighbours import Neighbours, self_first
+from edgeface.cluster.people import checked
 from edgeface.errors import DataError
+from edgeface.metrics.clustering import (
+    adjusted_rand_index,
+    bcubed,
+    normalized_mutual_information,
+    pairwise,
+)
 from edgeface.types import Array
 
 
@@ -79,3 +88,36 @@ def write_neighbours(path: str | Path, near: Neighbours) -> None:
     # float32 holds every index below 2^24, the benchmark's own limit.
     with Path(path).open("wb") as file:
         np.savez_compressed(file, data=data)
+
+
+def cluster_features(
+    config: Config, *, output: str | Path | None = None
+) -> tuple[Clusters, dict[str, float]]:
+    """Cluster a features file of the benchmark; with true labels the scores say how well; `output`
+    receives the found labels, one per line. The kNN file is read, or where there is none yet,
+    written with the nearest cosines, as the original does."""
+    rows = read_features(config.features, config.dimension)
+    near, file = None, config.neighbours
+    if file is not None and file.exists():
+        near = read_neighbours(file)
+    elif file is not None:
+        near = neighbours(checked(rows, None)[0], config.k)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_neighbours(file, near)
+    found = cluster(rows, near=near)
+    if output is not None:
+        write_labels(output, found.labels)
+    if config.labels is None:
+        return found, {}
+    truth = read_labels(config.labels)
+    pairs, cubes = pairwise(truth, found.labels), bcubed(truth, found.labels)
+    return found, {
+        "pairwise_p": pairs.precision,
+        "pairwise_r": pairs.recall,
+        "pairwise_f": pairs.f,
+        "bcubed_p": cubes.precision,
+        "bcubed_r": cubes.recall,
+        "bcubed_f": cubes.f,
+        "nmi": normalized_mutual_information(truth, found.labels),
+        "ari": adjusted_rand_index(truth, found.labels),
+    }

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.cluster import K, described, divide, linked
 from edgeface.cluster.edges import Neighbourhoods
 from edgeface.cluster.model import EdgeModel
 from edgeface.cluster.neighbours import CELLS, EXACT_BELOW, PROBES, Neighbours, neighbours
+from edgeface.cluster.people import K, described, divide, linked
 from edgeface.cluster.space import Space, Strangers
 from edgeface.metrics.clustering import bcubed, pairwise
 from edgeface.score import topk

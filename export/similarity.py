@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeface.cluster import K, divide, graph
+from edgeface.cluster import graph
 from edgeface.cluster.edges import Neighbourhoods
 from edgeface.cluster.model import DEFAULT, FEATURES, EdgeModel, Network
+from edgeface.cluster.people import K, divide
 from edgeface.cluster.space import Space
 from edgeface.cluster.support import LIKELY, Support
 from edgeface.metrics.clustering import bcubed

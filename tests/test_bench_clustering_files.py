@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from edgeface.cluster import neighbours
-from edgeface.cluster.config import Config
-from edgeface.cluster.files import (
+pytest.importorskip("scipy")
+
+from bench.clustering import add_arguments, figures
+from bench.clustering_config import Config
+from bench.clustering_files import (
+    cluster_features,
     read_features,
     read_labels,
     read_neighbours,
@@ -15,6 +22,7 @@ from edgeface.cluster.files import (
     write_labels,
     write_neighbours,
 )
+from edgeface.cluster import neighbours
 from edgeface.errors import DataError
 
 
@@ -115,3 +123,52 @@ def test_another_file_is_no_configuration(tmp_path, text) -> None:
     path.write_text(text)
     with pytest.raises(DataError, match="feature_path and feature_dim"):
         Config.read(path)
+
+
+def test_the_benchmark_files_give_scores(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(40), 15)
+    rows = rng.standard_normal((40, 64))[truth] + 0.5 * rng.standard_normal((600, 64))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    write_features(tmp_path / "f.bin", rows)
+    write_labels(tmp_path / "f.meta", truth)
+    write_neighbours(tmp_path / "k.npz", neighbours(rows, 80))
+    config = Config(tmp_path / "f.bin", 64, tmp_path / "f.meta", tmp_path / "k.npz", 80)
+    found, scores = cluster_features(config, output=tmp_path / "found.meta")
+    assert len(found.labels) == 600
+    assert scores["bcubed_f"] >= 0.97
+    assert len((tmp_path / "found.meta").read_text().split()) == 600
+    bare = Config(config.features, 64, None, None, 80)
+    assert cluster_features(bare)[1] == {}
+    again, _ = cluster_features(replace(bare, neighbours=tmp_path / "new" / "k.npz"))
+    assert np.array_equal(again.labels, found.labels)
+    made = np.load(tmp_path / "new" / "k.npz")["data"]
+    given = np.load(tmp_path / "k.npz")["data"]
+    assert np.array_equal(made[:, 0], given[:, 0])
+    assert np.allclose(made[:, 1], given[:, 1], atol=1e-6)
+
+
+def test_the_bench_scores_files(tmp_path, monkeypatch) -> None:
+    rng = np.random.default_rng(1)
+    truth = np.repeat(np.arange(30), 8)
+    rows = rng.standard_normal((30, 32))[truth] + 0.4 * rng.standard_normal((240, 32))
+    write_features(tmp_path / "part1_test.bin", rows.astype(np.float32))
+    write_labels(tmp_path / "part1_test.meta", truth)
+    Config(Path("part1_test.bin"), 32, Path("part1_test.meta"), Path("k.npz"), 80).write(
+        tmp_path / "part1.yaml"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    def asked(*words):
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return figures(parser.parse_args(words))
+
+    found = asked("--config", "part1.yaml", "--found", "found.meta")
+    assert found["clustering.files.faces"] == 240
+    assert found["clustering.files.bcubed_f"] > 0.9
+    assert len((tmp_path / "found.meta").read_text().split()) == 240
+    words = ["--bin", "part1_test.bin", "--dim", "32", "--labels", "part1_test.meta"]
+    assert asked(*words, "--knn", "k.npz") == found
+    with pytest.raises(DataError, match="one integer identity per line"):
+        asked(*words[:-1], "nowhere")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeface.types import Array
 
 People = NDArray[np.int64]
 
@@ -18,37 +20,78 @@ class Change:
     """What an update did to the people.
 
     `created`: person `to` is new; `joined`: `faces` came to person `to`; `merged`: the people
-    `people` became `to`; `split`: faces of person `people[0]` left for `to`.
+    `people` became `to`; `split`: faces of person `people[0]` left for `to`; `left`: `faces` of
+    person `to` are gone from the pile; `named`: `to` is now called `name`.
     """
 
-    kind: Literal["created", "joined", "merged", "split"]
+    kind: Literal["created", "joined", "merged", "split", "left", "named"]
     to: int
     people: tuple[int, ...] = ()
     faces: tuple[str, ...] = ()
+    name: str = ""
 
-    def to_json(self) -> str:
-        """One line of the journal."""
-        return json.dumps(
-            {"event": self.kind, "to": self.to, "people": self.people, "faces": self.faces},
-            ensure_ascii=False,
-        )
+    def to_json(self, shown: Mapping[str, str] | None = None) -> str:
+        """One line of the journal; `shown` says how faces are to be called there."""
+        faces = self.faces if shown is None else [shown.get(f, f) for f in self.faces]
+        line: dict[str, Any] = {"event": self.kind, "to": self.to}
+        line |= {"people": self.people, "faces": faces}
+        if self.name:
+            line["name"] = self.name
+        return json.dumps(line)
 
 
-def inherited(labels: NDArray[np.int32], before: People) -> dict[int, int]:
-    """Which person every module goes on as: the one most of whose faces it holds, if that person
-    is not a larger module's. `labels`, `before` (m,), -1 = noise or new."""
-    known = (labels >= 0) & (before >= 0)
-    pairs, counts = np.unique(
-        np.stack([labels[known], before[known]], axis=1), axis=0, return_counts=True
-    )
+def vouched(labels: NDArray[np.int32], pinned: People) -> dict[int, int]:
+    """The person of every module that holds pinned faces: whom most of those are. Several modules
+    may be one person, when somebody said so. `labels`, `pinned` (m,), -1 = noise or nobody."""
     given: dict[int, int] = {}
-    taken: set[int] = set()
-    for pick in np.lexsort((pairs[:, 1], pairs[:, 0], -counts)) if len(pairs) else []:
-        module, person = int(pairs[pick, 0]), int(pairs[pick, 1])
-        if module not in given and person not in taken:
-            given[module] = person
-            taken.add(person)
+    for module, person in _shares(labels, pinned):
+        given.setdefault(module, person)
     return given
+
+
+def inherited(labels: NDArray[np.int32], before: People, given: dict[int, int]) -> dict[int, int]:
+    """Which person every other module goes on as: the one most of whose faces it holds, if that
+    person is not a larger module's or `given` already. `labels`, `before` (m,), -1 = noise, new."""
+    found: dict[int, int] = {}
+    taken = set(given.values())
+    for module, person in _shares(labels, before):
+        if module not in found and module not in given and person not in taken:
+            found[module] = person
+            taken.add(person)
+    return found
+
+
+def _shares(labels: NDArray[np.int32], people: People) -> list[tuple[int, int]]:
+    """(module, person) by falling number of common faces."""
+    known = (labels >= 0) & (people >= 0)
+    pairs, counts = np.unique(
+        np.stack([labels[known], people[known]], axis=1), axis=0, return_counts=True
+    )
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], -counts))
+    return [(int(pairs[pick, 0]), int(pairs[pick, 1])) for pick in order.tolist()]
+
+
+def nearest_vouched(
+    labels: NDArray[np.int32], pinned: People, found: People, embeddings: Array
+) -> People:
+    """`found` (m,) with pinned faces where they are pinned; in a module that holds faces pinned to
+    several people every other face goes to the one whose pinned faces it resembles most."""
+    people = np.where(pinned >= 0, pinned, found)
+    for module in np.unique(labels[(pinned >= 0) & (labels >= 0)]).tolist():
+        inside = labels == module
+        there = np.unique(pinned[inside & (pinned >= 0)])
+        if len(there) > 1:
+            means = np.stack([embeddings[inside & (pinned == p)].mean(axis=0) for p in there])
+            means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
+            free = np.flatnonzero(inside & (pinned < 0))
+            people[free] = there[(embeddings[free] @ means.T).argmax(axis=1)]
+    return people
+
+
+def created(people: People, first: int, end: int) -> list[Change]:
+    """The new people among `people`, whose ids lie in [first, end)."""
+    there = np.unique(people[(people >= first) & (people < end)])
+    return [Change("created", person) for person in there.tolist()]
 
 
 def moves(before: People, after: People, old: int) -> list[Change]:

@@ -45,6 +45,25 @@ def with_new(near: Neighbours, rows: Array, old: int, k: int) -> tuple[Neighbour
     return Neighbours(indices, similarities), changed
 
 
+def without(near: Neighbours, first: Array, kept: NDArray[np.int64]) -> tuple[Neighbours, Array]:
+    """A kNN graph and its edges' first probabilities (n, k), of the faces `kept` (m,) ascending.
+    Lists get shorter where they held others; -1 marks the end."""
+    place = np.full(len(near.indices), -1, np.int32)
+    place[kept] = np.arange(len(kept), dtype=np.int32)
+    given = near.indices[kept]
+    indices = np.where(given >= 0, place[np.maximum(given, 0)], np.int32(-1))
+    order = np.argsort(indices < 0, axis=1, kind="stable")
+    indices = np.take_along_axis(indices, order, axis=1)
+    # A list is never longer than there are faces.
+    order = order[:, : len(kept)]
+    indices = indices[:, : len(kept)]
+    absent = indices < 0
+    similarities = np.take_along_axis(near.similarities[kept], order, axis=1)
+    probabilities = np.take_along_axis(first[kept], order, axis=1)
+    similarities[absent], probabilities[absent] = -1.0, 0.0
+    return Neighbours(indices, similarities), probabilities
+
+
 def _enter(
     indices: Indices, similarities: Array, spots: NDArray[np.int64], closeness: Array, old: int
 ) -> None:

@@ -13,23 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgeface.cluster import graph
-from edgeface.cluster.density import density_peaks, diffusion_density
+from edgeface.cluster.apart import PICTURELESS, cut, kept_apart
+from edgeface.cluster.density import diffusion_density
 from edgeface.cluster.edges import Neighbourhoods
 from edgeface.cluster.model import EdgeModel
-from edgeface.cluster.neighbours import Neighbours, neighbours, self_first
+from edgeface.cluster.neighbours import Neighbours, self_first
 from edgeface.cluster.space import Space, Strangers
 from edgeface.errors import ArgumentError
 from edgeface.types import Array
-
-__all__ = [
-    "Clusters",
-    "EdgeModel",
-    "Neighbours",
-    "cluster",
-    "density_peaks",
-    "diffusion_density",
-    "neighbours",
-]
 
 # Neighbours per face, itself included; the edge model was trained with this many.
 K = 64
@@ -64,6 +55,8 @@ def cluster(
     embeddings: ArrayLike,
     *,
     quality: ArrayLike | None = None,
+    pictures: ArrayLike | None = None,
+    fitness: ArrayLike | None = None,
     model: EdgeModel | None = None,
     near: Neighbours | None = None,
 ) -> Clusters:
@@ -72,6 +65,10 @@ def cluster(
     Args:
         embeddings: (n, d) floats, one row per face, any length but not zero.
         quality: (n,) in [0, 1]; faces below MIN_QUALITY join a cluster afterwards or are noise.
+        pictures: (n,) integers, equal for the faces of one picture, who are then different people;
+            negative where it is not known. Default: nothing is known.
+        fitness: (n,) in [0, 1], how far a face can be trusted to say who it is: links and certainty
+            are weighed by it. Default: 1.
         model: the edge model, by default the shipped one, which serves any embedder.
         near: neighbours found before, over the same rows (`edgeface.cluster.files` reads them).
 
@@ -83,6 +80,7 @@ def cluster(
     """
     rows, gate = checked(embeddings, quality)
     n = len(rows)
+    taken_from, trust = checked_pictures(pictures, n), checked_fitness(fitness, n)
     if n < 2:
         return Clusters(
             np.where(gate, np.int32(-1), np.int32(0)),
@@ -91,7 +89,7 @@ def cluster(
         )
     # Everything below happens in an order that the rows themselves define.
     order = _canonical(rows, gate)
-    rows, gate = rows[order], gate[order]
+    rows, gate, taken_from, trust = rows[order], gate[order], taken_from[order], trust[order]
     space = Space.of(rows)
     del rows
     if near is None:
@@ -104,25 +102,31 @@ def cluster(
     probabilities = around.probabilities(model)
     indices = around.near.indices
     del around
-    labels = divide(indices, probabilities, gate, model.threshold)
-    found = described(indices, probabilities, labels)
+    cut(indices, probabilities, taken_from)
+    weigh(indices, probabilities, trust)
+    labels = divide(indices, probabilities, gate, model.threshold, taken_from)
+    found = described(indices, probabilities, labels, trust)
     certainty, original = np.empty(n, np.float32), np.empty(n, np.int32)
     certainty[order], original[order] = found.certainty, found.labels
     return Clusters(original, certainty, order[found.exemplars])
 
 
 def divide(
-    indices: graph.Indices, probabilities: Array, gate: NDArray[np.bool_], threshold: float
+    indices: graph.Indices,
+    probabilities: Array,
+    gate: NDArray[np.bool_],
+    threshold: float,
+    pictures: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int32]:
     """Labels (n,) int32 from a kNN graph's edge probabilities (n, k); -1 for gated faces (`gate`)
-    that nothing places."""
+    that nothing places. No two faces of one of the `pictures` (n,) get one label."""
     n = len(indices)
-    edges = graph.Edges.of(n, *linked(indices, probabilities, gate, threshold))
-    labels = graph.partition(edges)[0]
+    links = linked(indices, probabilities, gate, threshold)
+    labels = graph.partition(graph.Edges.of(n, *links))[0]
     labels[gate] = -1
     for node in np.flatnonzero(gate):
         labels[node] = _placed(indices[node], probabilities[node], labels, threshold)
-    return labels
+    return labels if pictures is None else kept_apart(labels, pictures, *links)
 
 
 def linked(
@@ -150,8 +154,25 @@ def _placed(
     return int(votes.argmax())
 
 
-def described(indices: graph.Indices, probabilities: Array, labels: NDArray[np.int32]) -> Clusters:
-    """Number clusters by size, largest first, then by first face; rate faces and pick exemplars."""
+def weigh(indices: graph.Indices, probabilities: Array, trust: Array) -> None:
+    """Multiply the probability of every edge of a kNN graph (n, k) with what its two ends are
+    trusted (n,), in place: faces that are hard to recognise have to look the same all the more."""
+    if (trust == 1.0).all():
+        return
+    for part in graph.blocks(len(indices)):
+        both = trust[part, None] * trust[np.maximum(indices[part], 0)]
+        both[:, 0] = 1.0
+        probabilities[part] *= both
+
+
+def described(
+    indices: graph.Indices,
+    probabilities: Array,
+    labels: NDArray[np.int32],
+    trust: Array | None = None,
+) -> Clusters:
+    """Number clusters by size, largest first, then by first face; rate faces and pick exemplars.
+    A face without a link is as certain as it is alone and trusted (n,)."""
     noise = labels < 0
     _, compact = np.unique(labels[~noise], return_inverse=True)
     sizes = np.bincount(compact)
@@ -169,7 +190,7 @@ def described(indices: graph.Indices, probabilities: Array, labels: NDArray[np.i
     alone = inside.max(axis=1) == 0.0
     certainty = np.where(
         alone,
-        1.0 - strongest,
+        (1.0 - strongest) * (1.0 if trust is None else trust),
         inside.max(axis=1) * inside.sum(axis=1) / np.maximum(total, 1e-12),
     ).astype(np.float32)
     inside[:, 0] = 1.0
@@ -197,6 +218,28 @@ def checked(embeddings: ArrayLike, quality: ArrayLike | None) -> tuple[Array, ND
         raise ArgumentError(f"quality is {values.shape}; ({len(rows)},) is needed")
     # A face whose quality nobody rated (NaN) takes part.
     return rows, values < MIN_QUALITY
+
+
+def checked_pictures(pictures: ArrayLike | None, n: int) -> NDArray[np.int64]:
+    """The pictures that n faces are from (n,) int64, PICTURELESS where nobody said."""
+    if pictures is None:
+        return np.full(n, PICTURELESS, np.int64)
+    values = np.asarray(pictures)
+    if values.shape != (n,) or (n and values.dtype.kind not in "iu"):
+        raise ArgumentError(
+            f"pictures are {values.dtype} {values.shape}; ({n},) integers are needed"
+        )
+    return np.maximum(values.astype(np.int64), PICTURELESS)
+
+
+def checked_fitness(fitness: ArrayLike | None, n: int) -> Array:
+    """What n faces are trusted (n,) float32, 1 where nobody said."""
+    if fitness is None:
+        return np.ones(n, np.float32)
+    values = np.asarray(fitness, np.float32)
+    if values.shape != (n,) or not ((values >= 0) & (values <= 1)).all():
+        raise ArgumentError(f"fitness is {values.shape}; ({n},) numbers in [0, 1] are needed")
+    return values
 
 
 def _canonical(rows: Array, gate: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -11,18 +12,44 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgeface.cluster import Clusters, K, checked, described, divide
-from edgeface.cluster.changes import Change, grouped, inherited, moves
+from edgeface.cluster.apart import cut
+from edgeface.cluster.changes import (
+    Change,
+    created,
+    grouped,
+    inherited,
+    moves,
+    nearest_vouched,
+    vouched,
+)
 from edgeface.cluster.edges import Neighbourhoods
 from edgeface.cluster.graph import Indices
-from edgeface.cluster.growth import Part, with_new
+from edgeface.cluster.growth import Part, with_new, without
 from edgeface.cluster.model import EdgeModel
 from edgeface.cluster.neighbours import Neighbours
+from edgeface.cluster.people import (
+    Clusters,
+    K,
+    checked,
+    checked_fitness,
+    checked_pictures,
+    described,
+    divide,
+    weigh,
+)
 from edgeface.cluster.space import Space, Strangers, mean_face
 from edgeface.errors import ArgumentError, DataError
 from edgeface.types import Array
 
-VERSION = 2
+VERSION = 3
+_PER_FACE = (
+    "people",
+    "embeddings",
+    "gate",
+    "pictures",
+    "fitness",
+    "pinned",
+)  # arrays with a row per face
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +59,9 @@ class Pile:
     `names` (n) say which face a row is; `people` (n,) int64 are stable ids, -1 noise; `embeddings`
     (n, d) float32 unit rows; `near` their kNN graph around `mean` (d,) and `first` (n, k) its
     edges' probabilities after the first pass; `strangers` measured when the pile began; `gate`
-    (n,) bool the faces too poor to vote; `next_id` the id a new person gets.
+    (n,) bool the faces too poor to vote; `pictures` (n,) int64 equal for faces of one picture, -1
+    unknown; `fitness` (n,) float32 how far a face is trusted; `pinned` (n,) int64 the person that
+    somebody said a face is, -1 where nobody did; `next_id` the id a new person gets.
     """
 
     names: tuple[str, ...]
@@ -43,6 +72,9 @@ class Pile:
     mean: Array
     strangers: Strangers
     gate: NDArray[np.bool_]
+    pictures: NDArray[np.int64]
+    fitness: Array
+    pinned: NDArray[np.int64]
     next_id: int
 
     @classmethod
@@ -52,26 +84,44 @@ class Pile:
         names: Sequence[str],
         *,
         quality: ArrayLike | None = None,
+        pictures: ArrayLike | None = None,
+        fitness: ArrayLike | None = None,
         model: EdgeModel | None = None,
+        first_id: int = 0,
     ) -> Self:
-        """Start a pile: people are numbered by size. Arguments as for `cluster`.
+        """Start a pile: people are numbered by size from `first_id` on. Arguments as for `cluster`.
 
         Raises:
             ArgumentError: wrong shapes, or a name twice.
         """
         rows, gate = checked(embeddings, quality)
         _check_names(names, len(rows))
+        taken_from = checked_pictures(pictures, len(rows))
+        trust = checked_fitness(fitness, len(rows))
         model = model or EdgeModel.load()
         mean = mean_face(rows)
         around = Neighbourhoods.of(Space.of(rows, mean), K)
         indices = around.near.indices
         first = around.first_pass(model.first)
         probabilities = around.second_pass(model.second, first)
-        labels = divide(indices, probabilities, gate, model.threshold)
-        found = described(indices, probabilities, labels)
-        people = found.labels.astype(np.int64)
+        cut(indices, probabilities, taken_from)
+        weigh(indices, probabilities, trust)
+        labels = divide(indices, probabilities, gate, model.threshold, taken_from)
+        found = described(indices, probabilities, labels, trust)
+        people = np.where(found.labels >= 0, found.labels + np.int64(first_id), -1)
         return cls(
-            tuple(names), people, rows, around.near, first, mean, around.strangers, gate, len(found)
+            tuple(names),
+            people,
+            rows,
+            around.near,
+            first,
+            mean,
+            around.strangers,
+            gate,
+            taken_from,
+            trust,
+            np.full(len(rows), -1, np.int64),
+            first_id + len(found),
         )
 
     def add(
@@ -80,18 +130,23 @@ class Pile:
         names: Sequence[str],
         *,
         quality: ArrayLike | None = None,
+        pictures: ArrayLike | None = None,
+        fitness: ArrayLike | None = None,
         model: EdgeModel | None = None,
     ) -> tuple[Self, list[Change]]:
         """The pile with new faces in it, and what that changed.
 
         Only the people that new faces are linked to are divided anew, over the neighbourhoods as
         they are with the new faces; everyone else stays. Ids follow the largest share of faces.
+        What somebody said of a face holds, and draws the new faces that look like it.
 
         Raises:
             ArgumentError: wrong shapes, another length d, or a name that is in the pile.
         """
         rows, gate = checked(embeddings, quality)
         _check_names(names, len(rows), self.names)
+        taken_from = checked_pictures(pictures, len(rows))
+        trust = checked_fitness(fitness, len(rows))
         if rows.shape[1] != self.embeddings.shape[1]:
             raise ArgumentError(
                 f"embeddings have {rows.shape[1]} numbers, those of the pile "
@@ -116,6 +171,9 @@ class Pile:
             first=first,
             gate=np.concatenate([self.gate, gate]),
             people=np.concatenate([self.people, np.full(len(rows), -1)]),
+            pictures=np.concatenate([self.pictures, taken_from]),
+            fitness=np.concatenate([self.fitness, trust]),
+            pinned=np.concatenate([self.pinned, np.full(len(rows), -1)]),
         )
         touched = grown._touched(part, changed, old, model)
         part = Part.of(touched, near, space.frame, self.strangers)
@@ -124,8 +182,32 @@ class Pile:
         place[touched] = np.arange(len(touched), dtype=np.int32)
         targets = near.indices[touched]
         inside = np.where(targets >= 0, place[np.maximum(targets, 0)], -1).astype(np.int32)
-        labels = divide(inside, probabilities, grown.gate[touched], model.threshold)
+        taken_from = grown.pictures[touched]
+        cut(inside, probabilities, taken_from)
+        weigh(inside, probabilities, grown.fitness[touched])
+        gate = grown.gate[touched]
+        labels = divide(inside, probabilities, gate, model.threshold, taken_from)
         return grown._renamed(touched, labels, old)
+
+    def without(self, names: Collection[str]) -> tuple[Self, list[Change]]:
+        """The pile without some of its faces, and whom they left. Nobody else moves."""
+        gone = np.array([name in names for name in self.names], bool)
+        if not gone.any():
+            return self, []
+        changes = [
+            Change("left", person, faces=tuple(self.names[i] for i in rows))
+            for person, rows in grouped(self.people, np.flatnonzero(gone))
+        ]
+        kept = np.flatnonzero(~gone)
+        near, first = without(self.near, self.first, kept)
+        smaller = replace(
+            self,
+            names=tuple(self.names[i] for i in kept),
+            near=near,
+            first=first,
+            **{n: getattr(self, n)[kept] for n in _PER_FACE},
+        )
+        return smaller, changes
 
     def clusters(self, *, model: EdgeModel | None = None) -> Clusters:
         """The people as `cluster` describes them, labels and exemplars numbered by size as
@@ -134,7 +216,10 @@ class Pile:
         frame = Space.of(self.embeddings, self.mean).frame
         around = Neighbourhoods.around(frame, self.near, self.strangers)
         probabilities = around.second_pass(model.second, self.first)
-        return described(self.near.indices, probabilities, self.people.astype(np.int32))
+        cut(self.near.indices, probabilities, self.pictures)
+        weigh(self.near.indices, probabilities, self.fitness)
+        people = self.people.astype(np.int32)
+        return described(self.near.indices, probabilities, people, self.fitness)
 
     def _touched(self, part: Part, changed: Indices, old: int, model: EdgeModel) -> Indices:
         """New faces and all members of the people they are linked to, in either direction."""
@@ -154,15 +239,17 @@ class Pile:
         self, touched: Indices, labels: NDArray[np.int32], old: int
     ) -> tuple[Self, list[Change]]:
         """Give modules the ids of the people most of whose faces they hold."""
-        given = inherited(labels, self.people[touched])
-        changes, next_id = [], self.next_id
+        pinned = self.pinned[touched]
+        given = vouched(labels, pinned)
+        given |= inherited(labels, self.people[touched], given)
+        next_id = self.next_id
         for module in np.unique(labels[labels >= 0]).tolist():
             if module not in given:
                 given[module], next_id = next_id, next_id + 1
-                changes.append(Change("created", given[module]))
+        found = np.array([given[m] if m >= 0 else -1 for m in labels.tolist()], np.int64)
         people = self.people.copy()
-        people[touched] = [given[m] if m >= 0 else -1 for m in labels.tolist()]
-        changes += moves(self.people, people, old)
+        people[touched] = nearest_vouched(labels, pinned, found, self.embeddings[touched])
+        changes = created(people, self.next_id, next_id) + moves(self.people, people, old)
         changes += [
             Change("joined", int(person), faces=tuple(self.names[i] for i in rows))
             for person, rows in grouped(people, range(old, len(people)))
@@ -171,21 +258,20 @@ class Pile:
         return replace(self, people=people, next_id=next_id), changes
 
     def save(self, path: str | Path) -> None:
-        """Write the pile as one .npz, atomically."""
+        """Write the pile as one .npz, atomically and readable by its owner alone."""
         temporary = Path(f"{path}.part")
-        with temporary.open("wb") as file:
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
             np.savez(
                 file,
                 version=VERSION,
                 names=np.array(self.names, dtype=np.str_),
-                people=self.people,
-                embeddings=self.embeddings,
+                **{n: getattr(self, n) for n in _PER_FACE},
                 indices=self.near.indices,
                 similarities=self.near.similarities,
                 first=self.first,
                 mean=self.mean,
                 strangers=np.array(astuple(self.strangers)),
-                gate=self.gate,
                 next_id=self.next_id,
             )
         temporary.replace(path)
@@ -210,11 +296,14 @@ class Pile:
                     raw["mean"],
                     Strangers(*raw["strangers"].tolist()),
                     raw["gate"],
+                    raw["pictures"],
+                    raw["fitness"],
+                    raw["pinned"],
                     int(raw["next_id"]),
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, DataError) as error:
             raise DataError(f"{path}: not a pile of faces ({error}); cluster anew") from error
-        lengths = {len(pile.names), len(pile.people), len(pile.embeddings), len(pile.gate)}
+        lengths = {len(pile.names), *(len(getattr(pile, n)) for n in _PER_FACE)}
         if len(lengths | {len(pile.near.indices), len(pile.first)}) != 1:
             raise DataError(f"{path}: its parts differ in length; cluster anew")
         return pile

@@ -3,12 +3,13 @@
 from edgeface.gallery.audit import Finding, Flaw, audit
 from edgeface.gallery.growth import Growth, GrowthRules
 from edgeface.gallery.journal import Entry
-from edgeface.gallery.records import Person, Provenance, Sample
+from edgeface.gallery.records import Faces, Person, Provenance, Sample
 from edgeface.gallery.store import Gallery
 from edgeface.types import Kind
 
 __all__ = [
     "Entry",
+    "Faces",
     "Finding",
     "Flaw",
     "Gallery",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,13 +12,43 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import journal
 from edgeface.gallery.base import Base
 from edgeface.gallery.journal import Entry
-from edgeface.gallery.records import Person, Provenance, check_name, unit_rows
+from edgeface.gallery.records import Faces, Person, Provenance, check_name, unit_rows
 from edgeface.gallery.tables import Tables
 from edgeface.types import Array, Kind
 
 
 class Editing(Base):
     """The part of a gallery that renames, merges and parts people."""
+
+    def enroll_clusters(self, groups: Sequence[Faces]) -> list[Person]:
+        """Add the faces of several people that a clustering found, as one change: people of these
+        names gain samples or are made. All or nothing; the samples' provenance is `cluster` until
+        the person is renamed. Returns the people in the order of `groups`."""
+        rows_of = [unit_rows(group.embeddings, self.size) for group in groups]
+        if not groups:
+            return []
+        with self._change() as (tables, revision):
+            done: list[dict[str, Any]] = []
+            for group, rows in zip(groups, rows_of, strict=True):
+                person = tables.find(check_name(group.name, reserved=False))
+                who = (
+                    tables.add_person(check_name(group.name), Kind.KNOWN, revision)
+                    if person is None
+                    else person.id
+                )
+                samples = tables.add_samples(
+                    who,
+                    rows,
+                    revision,
+                    provenance=Provenance.CLUSTER,
+                    qualities=group.qualities,
+                    sources=group.sources,
+                    crops=[None] * len(rows),
+                )
+                done.append({"person": who, "samples": samples, "created": person is None})
+            ids = [entry["person"] for entry in done]
+            journal.record(tables, "cluster", {"people": done}, ids)
+            return [tables.person(i) for i in ids]
 
     def rename(self, name: str, new: str) -> Person:
         """Give a person another name; naming a stranger makes them known and vouches for their
@@ -30,17 +61,21 @@ class Editing(Base):
                     f"somebody is already called {new!r}: if they are one person, merge "
                     f"{name!r} into {new!r}"
                 )
-            automatic = [
-                s.id for s in tables.samples(person.id) if s.provenance is Provenance.AUTOMATIC
-            ]
-            vouched = automatic if person.kind is Kind.STRANGER else []
+            # A known person's automatic samples stay what they are: the name was never in doubt.
+            doubtful = [Provenance.CLUSTER]
+            if person.kind is Kind.STRANGER:
+                doubtful.append(Provenance.AUTOMATIC)
+            vouched: dict[str, list[int]] = {str(provenance): [] for provenance in doubtful}
+            for sample in tables.samples(person.id):
+                if sample.provenance in doubtful:
+                    vouched[str(sample.provenance)].append(sample.id)
             tables.set_name(person.id, new, Kind.KNOWN, revision)
-            tables.set_provenance(vouched, Provenance.USER)
+            tables.set_provenance([i for ids in vouched.values() for i in ids], Provenance.USER)
             payload = {
                 "person": person.id,
                 "old": person.name,
                 "kind": str(person.kind),
-                "provenance": {str(Provenance.AUTOMATIC): vouched},
+                "provenance": vouched,
             }
             journal.record(tables, "rename", payload, [person.id])
             return tables.person(person.id)

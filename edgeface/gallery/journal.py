@@ -22,7 +22,8 @@ KEPT = 10_000  # entries; older ones can no longer be undone
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One change: `action` is enroll, grow, stranger, rename, merge, split or not_this_person."""
+    """One change: `action` is enroll, cluster, grow, stranger, rename, merge, split or
+    not_this_person."""
 
     id: int
     created: float
@@ -116,6 +117,11 @@ def _remove_samples(tables: Tables, payload: dict[str, Any], revision: int) -> N
         tables.drop_person(person, revision)
 
 
+def _remove_many(tables: Tables, payload: dict[str, Any], revision: int) -> None:
+    for one in payload["people"]:
+        _remove_samples(tables, one, revision)
+
+
 def _restore_name(tables: Tables, payload: dict[str, Any], revision: int) -> None:
     tables.person(payload["person"])
     _free(tables, payload["old"])
@@ -152,6 +158,7 @@ def _rejoin(tables: Tables, payload: dict[str, Any], revision: int) -> None:
 
 _INVERSE = {
     "enroll": _remove_samples,
+    "cluster": _remove_many,
     "grow": _remove_samples,
     "stranger": _remove_samples,
     "rename": _restore_name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -23,10 +23,22 @@ _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Provenance(StrEnum):
-    """Who vouches for a sample."""
+    """Who vouches for a sample: a user, nobody (the gallery grew), or a clustering of pictures."""
 
     USER = "user"
     AUTOMATIC = "automatic"
+    CLUSTER = "cluster"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Faces:
+    """Faces of one person to be enrolled: the person's `name`, `embeddings` (n, d), and per face
+    `qualities` in [0, 1] and `sources`."""
+
+    name: str
+    embeddings: Array
+    qualities: Sequence[float | None]
+    sources: Sequence[str | None]
 
 
 @dataclass(frozen=True, slots=True)

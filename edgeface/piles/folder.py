@@ -1,74 +1,48 @@
-"""The composition for piles of pictures: a folder in, people out; new pictures join later."""
+"""A folder of pictures in, people out; new pictures join later, and what people say is kept."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from edgeface import images
-from edgeface.alignment import align
-from edgeface.cluster import Clusters, checked, cluster
-from edgeface.cluster import neighbours as nearest
+from edgeface.cluster import hand
 from edgeface.cluster.changes import Change
-from edgeface.cluster.files import (
-    read_features,
-    read_labels,
-    read_neighbours,
-    write_labels,
-    write_neighbours,
-)
-from edgeface.cluster.report import (
-    Row,
-    folder_name,
-    people,
-    place,
-    write_csv,
-    write_html,
-    write_json,
-)
 from edgeface.cluster.update import Pile
-from edgeface.errors import DataError, ImageError
-from edgeface.gallery import Gallery
-from edgeface.metrics.clustering import (
-    adjusted_rand_index,
-    bcubed,
-    normalized_mutual_information,
-    pairwise,
-)
-from edgeface.quality import rate
-from edgeface.types import Array, Face, Image
+from edgeface.errors import DataError, OutputError
+from edgeface.piles import folders
+from edgeface.piles.fitness import FLOOR, Collapse, fitness
+from edgeface.piles.listing import pictures_below
+from edgeface.piles.looking import Detector, Embedder, Looker, Progress
+from edgeface.piles.report import Row, printable, write_csv, write_html, write_json
+from edgeface.piles.store import Kept, Store
+from edgeface.types import Array
 
-Detector = Callable[[Image], list[Face]]
-Embedder = Callable[[Image], Array]
-
-PILE, FACES, JOURNAL = "pile.npz", "faces.jsonl", "journal.jsonl"
-MARGIN = 0.25  # of the box's larger side, around a face on the report
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """A face of a picture: its `name` (path#number), `file`, and the `face` with its embedding."""
-
-    name: str
-    file: Path
-    face: Face
+PILE, STORE, JOURNAL, FOLDERS = "pile.npz", "faces.sqlite", "journal.jsonl", "people"
+_MODEL, _ROOT = "model", "root"  # settings of the store
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sorted:
-    """What became of a folder: the faces as `rows`, their `embeddings` (n, d), what `changes` this
-    run made, and the pictures that could not be read with the reason."""
+    """What became of a folder: the faces as `rows`, their `embeddings` (n, d) and `qualities` (n,),
+    what `changes` this run made, the pictures that could not be read with the reason, and how many
+    files of other picture formats were `passed` over, by suffix."""
 
     rows: tuple[Row, ...]
     embeddings: Array
+    qualities: Array
     changes: tuple[Change, ...]
-    unreadable: tuple[tuple[Path, str], ...]
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    passed: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def unfit(self) -> int:
+        """How many faces cannot be judged."""
+        return sum(row.person < 0 for row in self.rows)
 
 
 def cluster_folder(
@@ -79,190 +53,222 @@ def cluster_folder(
     embedder: Embedder,
     update: bool = False,
     into: Literal["link", "copy"] | None = None,
+    collages: bool = False,
+    model: str = "",
+    progress: Progress = lambda done, total: None,
 ) -> Sorted:
     """Find the people in the pictures below `folder` and write the result below `output`.
 
-    Writes people.json, people.csv, report.html, and, to go on later, pile.npz, faces.jsonl and
-    journal.jsonl. With `update` the pictures that are not in the pile yet join it: people keep
-    their ids and the journal says what changed. `into` also makes a folder per person with links
-    to (or copies of) the pictures.
+    Writes people.json, people.csv, report.html and journal.jsonl, and, to go on later, pile.npz and
+    faces.sqlite. All are readable by their owner alone. A run that was cut off goes on where it
+    was. Hidden folders, thumbnails, trash and earlier results are not looked at.
+
+    Faces of one picture are different people, equal pictures show the same ones, and faces that
+    nobody could recognise are nobody.
+
+    Args:
+        folder, output: where the pictures are, and where the result goes.
+        detector, embedder: BGR image to faces, aligned crops (n, 112, 112, 3) to unit rows (n, d).
+        update: pictures that came since join, faces of pictures that are gone or changed leave;
+            people keep their ids and names. The names of renamed folders become people's names.
+        into: also make a folder per person with links to (or copies of) the pictures.
+        collages: one picture may show a person several times.
+        model: digest of the embedder; faces embedded with another one are not compared.
+        progress: called with how many pictures are done and how many there are.
 
     Raises:
-        DataError: no pictures, no faces, an `update` without a pile, or a damaged one.
+        DataError: no pictures, no faces, an `update` without a pile, a damaged one, one of another
+            embedder, or a start anew that would lose names given by hand.
+        OutputError: the result cannot be written.
     """
-    folder, output = Path(folder), Path(output)
-    known = _known(output) if update else []
-    pile = Pile.load(output / PILE) if update else None
-    if pile is not None and pile.names != tuple(str(k["face"]) for k in known):
-        raise DataError(f"{output}: {FACES} and {PILE} do not belong together; cluster anew")
-    seen = {str(k["file"]) for k in known}
-    files = [f for f in _pictures(folder) if str(f.resolve()) not in seen]
-    unreadable: list[tuple[Path, str]] = []
-    fresh = list(_faces(files, folder, detector, embedder, unreadable))
-    if not fresh and pile is None:
-        raise DataError(f"{folder}: no face in {len(files)} pictures")
-    changes: list[Change] = []
-    if fresh:
-        rows = np.stack([f.face.embedding for f in fresh if f.face.embedding is not None])
-        names, quality = [f.name for f in fresh], [f.face.quality for f in fresh]
+    folder, output = Path(folder).resolve(), Path(output).resolve()
+    listing = pictures_below(folder, marker=STORE)
+    files = [f for f in listing.pictures if not f.is_relative_to(output)]
+    if update and not (output / STORE).exists():
+        raise DataError(f"{output / STORE} does not exist; cluster without an update first")
+    _make(output)
+    with Store(output / STORE) as store:
+        pile = _begin(store, output, files, update=update, model=model)
+        if store.setting(_ROOT) is None:
+            store.set(_ROOT, os.fsencode(folder))
+        looker = Looker(store, detector, embedder)
+        unreadable = looker.look(files, progress)
+        looker.forget_missing(folder, files)
+        store.commit()
+        changes: list[Change] = []
+        if pile is not None:
+            pile, changes = _by_hand(store, pile, output)
+        pile, more = _joined(store, pile, collages=collages)
         if pile is None:
-            pile = Pile.of(rows, names, quality=quality)
-            changes = [Change("created", p) for p in np.unique(pile.people).tolist() if p >= 0]
-        else:
-            pile, changes = pile.add(rows, names, quality=quality)
-    assert pile is not None
-    known += [
-        {"face": f.name, "file": str(f.file.resolve()), "box": f.face.box.tolist()} for f in fresh
-    ]
-    result = Sorted(_rows(pile, known), pile.embeddings, tuple(changes), tuple(unreadable))
-    _write(output, pile, known, result, append=update)
-    if into is not None:
-        place(output / "people", result.rows, how=into)
-    return result
-
-
-def enroll_people(result: Sorted, gallery: Gallery, *, at_least: int = 2) -> int:
-    """Add every person with `at_least` faces to a gallery as `person-00007`; returns how many."""
-    place_of = {row.name: i for i, row in enumerate(result.rows)}
-    count = 0
-    for person, group in people(result.rows):
-        if person < 0 or len(group) < at_least:
-            continue
-        rows = result.embeddings[[place_of[r.name] for r in group]]
-        gallery.enroll(folder_name(person), rows, sources=[r.name for r in group])
-        count += 1
-    return count
-
-
-def cluster_features(
-    features: str | Path,
-    dimension: int,
-    *,
-    labels: str | Path | None = None,
-    neighbours: str | Path | None = None,
-    k: int = 80,
-    output: str | Path | None = None,
-) -> tuple[Clusters, dict[str, float]]:
-    """Cluster a features file of the MS1M benchmark; with `labels` the scores say how well;
-    `output` receives the found labels, one per line. The kNN file is read, or where there is none
-    yet, written with the `k` nearest cosines, as the original does."""
-    rows = read_features(features, dimension)
-    near = None
-    if neighbours is not None and Path(neighbours).exists():
-        near = read_neighbours(neighbours)
-    elif neighbours is not None:
-        near = nearest(checked(rows, None)[0], k)
-        Path(neighbours).parent.mkdir(parents=True, exist_ok=True)
-        write_neighbours(neighbours, near)
-    found = cluster(rows, near=near)
-    if output is not None:
-        write_labels(output, found.labels)
-    if labels is None:
-        return found, {}
-    truth = read_labels(labels)
-    pairs, cubes = pairwise(truth, found.labels), bcubed(truth, found.labels)
-    return found, {
-        "pairwise_p": pairs.precision,
-        "pairwise_r": pairs.recall,
-        "pairwise_f": pairs.f,
-        "bcubed_p": cubes.precision,
-        "bcubed_r": cubes.recall,
-        "bcubed_f": cubes.f,
-        "nmi": normalized_mutual_information(truth, found.labels),
-        "ari": adjusted_rand_index(truth, found.labels),
-    }
-
-
-def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: not a folder of pictures")
-    return sorted(
-        f for f in folder.rglob("*") if f.suffix.lower() in images.SUFFIXES and f.is_file()
+            raise DataError(f"{folder}: no face in {len(files)} pictures that can be judged")
+        result = write(output, store, pile, [*changes, *more], append=update)
+        if into is not None:
+            place(output, store, result, how=into)
+    return Sorted(
+        result.rows,
+        result.embeddings,
+        result.qualities,
+        result.changes,
+        tuple(unreadable),
+        tuple(listing.passed.items()),
     )
 
 
-def _faces(
-    files: Sequence[Path],
-    folder: Path,
-    detector: Detector,
-    embedder: Embedder,
-    unreadable: list[tuple[Path, str]],
-) -> Iterator[Found]:
-    for file in files:
-        try:
-            image = images.read(file)
-        except ImageError as error:
-            unreadable.append((file, str(error)))
-            continue
-        faces = detector(image)
-        if not faces:
-            continue
-        crops = align(image, faces)
-        rows = embedder(crops)
-        for number, (face, crop, row) in enumerate(zip(faces, crops, rows, strict=True)):
-            quality = rate(face, crop, (image.shape[0], image.shape[1]))
-            name = f"{file.relative_to(folder)}#{number}"
-            yield Found(name, file, Face(face.box, face.landmarks, face.score, quality, row))
-
-
-def _known(output: Path) -> list[dict[str, object]]:
+def _make(output: Path) -> None:
     try:
-        lines = (output / FACES).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{output / FACES}: {error}; cluster without --update first") from error
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be made: {error.strerror}") from error
 
 
-def _rows(pile: Pile, known: Sequence[dict[str, object]]) -> tuple[Row, ...]:
+def _begin(
+    store: Store, output: Path, files: Sequence[Path], *, update: bool, model: str
+) -> Pile | None:
+    """The pile to go on with; None for a start anew, which keeps what the same model has seen."""
+    kept = store.setting(_MODEL)
+    if kept is not None and kept.decode() != model:
+        if update:
+            raise DataError(f"{output} was made with another embedder; use that, or cluster anew")
+        store.forget_everything()
+    store.set(_MODEL, model.encode())
+    if update:
+        # Without a pile the first run was cut off before it made one.
+        return Pile.load(output / PILE) if (output / PILE).exists() else None
+    if store.names():
+        raise DataError(
+            f"{output} holds names given by hand, which a start anew would lose; update it, or "
+            "choose another folder for the result"
+        )
+    store.drop_people(store.folders())
+    there = set(files)
+    for picture in store.pictures():
+        if picture.path not in there:
+            store.drop(picture.id)
+    return None
+
+
+def _by_hand(store: Store, pile: Pile, output: Path) -> tuple[Pile, list[Change]]:
+    """Take in what was done to the folders of people."""
+    done = folders.read_back(output / FOLDERS, store)
+    changes: list[Change] = []
+    for into, other in done.merges:
+        if {into, other} <= set(pile.people.tolist()):
+            pile, change = hand.merge(pile, into, other)
+            store.drop_people([other])
+            changes.append(change)
+    for person, name in done.names.items():
+        if (pile.people == person).any():
+            pile, change = hand.name(pile, person, name)
+            store.name(person, name)
+            changes.append(change)
+    return pile, changes
+
+
+def _joined(store: Store, pile: Pile | None, *, collages: bool) -> tuple[Pile | None, list[Change]]:
+    """The pile with exactly the faces that are in the store and can be judged."""
+    faces = {str(f.id): f for f in store.faces() if not f.copy}
+    fit = {name: value for name, value in _fitness(store, faces).items() if value[0] >= FLOOR}
+    changes: list[Change] = []
+    if pile is not None:
+        pile, changes = pile.without(set(pile.names) - set(fit))
+    fresh = [name for name in fit if pile is None or name not in set(pile.names)]
+    if not fresh:
+        return pile, changes
+    rows = np.stack([faces[name].embedding for name in fresh])
+    trust = [fit[name][0] for name in fresh]
+    pictures = None if collages else [faces[name].picture for name in fresh]
+    if pile is None or not len(pile.names):
+        first = 0 if pile is None else pile.next_id
+        pile = Pile.of(rows, fresh, pictures=pictures, fitness=trust, first_id=first)
+        changes += [Change("created", p) for p in np.unique(pile.people).tolist() if p >= 0]
+    else:
+        pile, more = pile.add(rows, fresh, pictures=pictures, fitness=trust)
+        changes += more
+    return pile, changes
+
+
+def _fitness(store: Store, faces: dict[str, Kept]) -> dict[str, tuple[float, str]]:
+    """Fitness and, of those who have too little, why, by name."""
+    if not faces:
+        return {}
+    rows = np.stack([f.embedding for f in faces.values()])
+    collapse = Collapse.of(store, rows.shape[1])
+    judged = fitness(np.array([f.quality for f in faces.values()]), rows, collapse)
+    return dict(zip(faces, judged, strict=True))
+
+
+def rows_of(store: Store, pile: Pile) -> Sorted:
+    """The faces of a store with their people."""
+    root = Path(os.fsdecode(store.setting(_ROOT) or b"/"))
+    kept, names = list(store.faces()), store.names()
+    fit = _fitness(store, {str(f.id): f for f in kept})
     clusters = pile.clusters()
     exemplars = set(clusters.exemplars.tolist())
-    return tuple(
-        Row(
-            str(k["face"]),
-            Path(str(k["file"])),
-            np.array(k["box"], np.float32),
-            int(pile.people[i]),
-            float(clusters.certainty[i]),
-            i in exemplars,
+    place_of = {name: i for i, name in enumerate(pile.names)}
+    rows = []
+    for face in kept:
+        reason = fit[str(face.id)][1]
+        where = place_of.get(str(face.id))
+        person = -1 if where is None else int(pile.people[where])
+        rows.append(
+            Row(
+                face.id,
+                f"{_shown(face.path, root)}#{face.number}",
+                face.path,
+                face.box,
+                person,
+                0.0 if where is None else float(clusters.certainty[where]),
+                where in exemplars and not face.copy,
+                names.get(person, "") if person >= 0 else "",
+                reason,
+            )
         )
-        for i, k in enumerate(known)
-    )
+    embeddings = np.stack([f.embedding for f in kept])
+    qualities = np.array([f.quality for f in kept], np.float32)
+    return Sorted(tuple(rows), embeddings, qualities, ())
 
 
-def _write(
-    output: Path,
-    pile: Pile,
-    known: Sequence[dict[str, object]],
-    result: Sorted,
-    *,
-    append: bool,
-) -> None:
-    output.mkdir(parents=True, exist_ok=True)
+def write(
+    output: Path, store: Store, pile: Pile, changes: Sequence[Change], *, append: bool
+) -> Sorted:
+    """Save the pile and everything that is made from it."""
+    result = rows_of(store, pile)
     pile.save(output / PILE)
-    temporary = output / f"{FACES}.part"
-    temporary.write_text(
-        "".join(json.dumps(k, ensure_ascii=False) + "\n" for k in known), encoding="utf-8"
-    )
-    temporary.replace(output / FACES)
-    with (output / JOURNAL).open("a" if append else "w", encoding="utf-8") as journal:
-        journal.writelines(change.to_json() + "\n" for change in result.changes)
-        journal.flush()
-        os.fsync(journal.fileno())
+    shown = {str(row.number): printable(row.name) for row in result.rows}
+    _journal(output / JOURNAL, changes, shown, append=append)
     write_json(output / "people.json", result.rows)
     write_csv(output / "people.csv", result.rows)
-    write_html(output / "report.html", result.rows, crop=_crop, embeddings=result.embeddings)
+    write_html(
+        output / "report.html",
+        result.rows,
+        crop=lambda row: store.crop(row.number),
+        embeddings=result.embeddings,
+    )
+    return Sorted(result.rows, result.embeddings, result.qualities, tuple(changes))
 
 
-def _crop(row: Row) -> Image | None:
-    """The face with some of its surroundings; None where its picture is gone."""
+def _journal(path: Path, changes: Sequence[Change], shown: dict[str, str], *, append: bool) -> None:
     try:
-        image = images.read(row.file)
-    except ImageError:
-        return None
-    if row.box is None:
-        return image
-    x1, y1, x2, y2 = (float(v) for v in row.box)
-    margin = MARGIN * max(x2 - x1, y2 - y1)
-    top, left = max(0, int(y1 - margin)), max(0, int(x1 - margin))
-    cut = image[top : max(top + 1, int(y2 + margin)), left : max(left + 1, int(x2 + margin))]
-    return cut if cut.size else None
+        flags = os.O_CREAT | os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC)
+        with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as journal:
+            journal.writelines(change.to_json(shown) + "\n" for change in changes)
+            journal.flush()
+            os.fsync(journal.fileno())
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def place(output: Path, store: Store, result: Sorted, *, how: Literal["link", "copy"]) -> None:
+    """Bring the folders of people up to date."""
+    pictures: dict[int, dict[Path, int]] = {}
+    ids = {face.id: face.picture for face in store.faces() if not face.copy}
+    copies = {face.path for face in store.faces() if face.copy}
+    for row in result.rows:
+        if row.person >= 0 and row.file not in copies:
+            pictures.setdefault(row.person, {})[row.file] = ids[row.number]
+    theirs = {person: [(i, p) for p, i in files.items()] for person, files in pictures.items()}
+    folders.place(output / FOLDERS, theirs, store, how=how)
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

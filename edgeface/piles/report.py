@@ -1,45 +1,49 @@
-"""What a user gets from a clustering: folders, JSON, CSV, and one self-contained HTML page."""
+"""What a user gets from a clustering: JSON, CSV, and one self-contained HTML page."""
 
 from __future__ import annotations
 
 import base64
 import csv
-import filecmp
-import html
+import io
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.errors import ArgumentError
-from edgeface.types import Array, Image
+from edgeface.errors import OutputError
+from edgeface.types import Array
 
-NOISE = "unplaced"
 SHOWN = 60  # pictures of one person on the page
+PAGE = Path(__file__).parent / "page"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One face of the result: `name` of the face, the `file` it was found in, its `box` there
-    (4,) px or None, `person` (-1 = unplaced), `certainty`, and whether it is the person's
-    exemplar."""
+    """One face of the result: its `number` and `name`, the `file` it was found in, its `box` there
+    (4,) px or None, `person` (-1 = nobody) with the `label` somebody gave them ("" = none),
+    `certainty`, whether it is the person's `exemplar`, and why it is `unfit` ("" = it is not)."""
 
+    number: int
     name: str
     file: Path
     box: Array | None
     person: int
     certainty: float
     exemplar: bool
+    label: str = ""
+    unfit: str = ""
 
 
 def people(rows: Iterable[Row]) -> list[tuple[int, list[Row]]]:
-    """Faces by person: largest first, the least certain faces of a person first; unplaced last."""
+    """Faces by person: largest first, the least certain faces of a person first; what cannot be
+    judged last."""
     groups: dict[int, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.person, []).append(row)
@@ -48,159 +52,162 @@ def people(rows: Iterable[Row]) -> list[tuple[int, list[Row]]]:
     return sorted(groups.items(), key=lambda g: (g[0] < 0, -len(g[1]), g[0]))
 
 
-def folder_name(person: int) -> str:
-    """`person-00007`, or the folder of unplaced faces."""
-    return f"person-{person:05d}" if person >= 0 else NOISE
+def folder_name(person: int, label: str = "") -> str:
+    """A name that every file system takes: the label's, or `person-00007`."""
+    name = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", label).strip(" .")[:100]
+    return name or f"person-{person:05d}"
 
 
-def write_json(path: str | Path, rows: Sequence[Row]) -> None:
-    """One document: people with their faces."""
-    document = {
-        "people": [
-            {
-                "person": person,
-                "faces": [
-                    {
-                        "face": r.name,
-                        "file": str(r.file),
-                        "box": None if r.box is None else [round(float(v), 1) for v in r.box],
-                        "certainty": round(r.certainty, 4),
-                        "exemplar": r.exemplar,
-                    }
-                    for r in group
-                ],
-            }
-            for person, group in people(rows)
-        ]
-    }
-    _write(path, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+def printable(text: str) -> str:
+    """Text as it can be shown: bytes of a file name that are no UTF-8 become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
-def write_csv(path: str | Path, rows: Sequence[Row]) -> None:
-    """One line per face, in the order of the faces."""
-    temporary = Path(f"{path}.part")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["face", "file", "person", "certainty", "exemplar"])
-        for r in rows:
-            table.writerow([r.name, r.file, r.person, f"{r.certainty:.4f}", int(r.exemplar)])
-    temporary.replace(path)
-
-
-def place(folder: str | Path, rows: Sequence[Row], *, how: Literal["link", "copy"]) -> int:
-    """A folder per person with a link to (or copy of) every picture that shows them; returns how
-    many were placed. A picture of two people is in both folders. Existing entries are kept."""
-    placed = 0
-    for row in rows:
-        target = Path(folder) / folder_name(row.person)
-        target.mkdir(parents=True, exist_ok=True)
-        entry, number = target / row.file.name, 1
-        while (taken := entry.is_symlink() or entry.exists()) and not _same(entry, row.file):
-            entry = target / f"{row.file.stem}-{number}{row.file.suffix}"
-            number += 1
-        if taken:
-            continue
-        if how == "link":
-            entry.symlink_to(os.path.relpath(row.file.resolve(), target.resolve()))
+def write_json(path: Path, rows: Sequence[Row]) -> None:
+    """One document: people with their faces, and the faces that cannot be judged. Text is ASCII
+    with escapes, so that every file name survives."""
+    found: dict[str, Any] = {"people": [], "unfit": []}
+    for person, group in people(rows):
+        if person < 0:
+            found["unfit"] = [_face(r) | {"reason": r.unfit} for r in group]
         else:
-            shutil.copy2(row.file, entry)
-        placed += 1
-    return placed
+            name = group[0].label or None
+            faces = [_face(r) for r in group]
+            found["people"].append({"person": person, "name": name, "faces": faces})
+    write_private(path, json.dumps(found, indent=1) + "\n")
 
 
-def _same(entry: Path, file: Path) -> bool:
-    if entry.is_symlink():
-        return entry.resolve() == file.resolve()
-    return filecmp.cmp(entry, file, shallow=False)
+def _face(row: Row) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "face": row.name,
+        "file": str(row.file),
+        "box": None if row.box is None else [round(float(v), 1) for v in row.box],
+        "certainty": round(row.certainty, 4),
+        "exemplar": row.exemplar,
+    }
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """One line per face, in the order of the faces."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    head = ["face", "file", "person", "certainty", "exemplar", "number", "name", "unfit"]
+    table.writerow(head)
+    for r in rows:
+        line = [r.name, str(r.file), r.person, f"{r.certainty:.4f}", int(r.exemplar), r.number]
+        table.writerow([*map(_cell, line), _cell(r.label), r.unfit])
+    write_private(path, text.getvalue())
+
+
+def _cell(value: object) -> object:
+    """Spreadsheets run a cell that starts like a formula; an apostrophe makes it text."""
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@", "\t", "\r")) else shown
 
 
 def write_html(
-    path: str | Path,
+    path: Path,
     rows: Sequence[Row],
     *,
-    crop: Callable[[Row], Image | None],
+    crop: Callable[[Row], bytes | None],
     embeddings: Array | None = None,
 ) -> None:
-    """One page without outside references: a sheet per person, unplaced faces, a map.
+    """One page without outside references but links to the pictures: a sheet per person, a map, and
+    folded away what cannot be judged.
 
-    `crop` gives the small BGR picture of a face, None where there is none; `embeddings` (n, d) in
-    the order of `rows` are drawn as a map of the two directions in which exemplars differ most.
+    `crop` gives the small JPEG of a face, None where there is none; `embeddings` (n, d) in the
+    order of `rows` are drawn as a map of the two directions in which exemplars differ most.
     """
-    groups = people(rows)
-    found = sum(person >= 0 for person, _ in groups)
-    parts = [
-        f"<h1>{found} people in {len(rows)} faces</h1>",
-        "<p>Largest first; within a person the least certain faces come first.</p>",
-    ]
-    if embeddings is not None and len(rows) > 2:
-        parts.append(_map(rows, embeddings))
-    for person, group in groups:
-        title = f"Person {person}" if person >= 0 else "Unplaced"
-        parts.append(
-            f'<section id="{folder_name(person)}"><h2>{title} '
-            f"<small>{len(group)} faces</small></h2><div class=sheet>"
-        )
-        parts += [_figure(row, crop(row)) for row in group[:SHOWN]]
-        if len(group) > SHOWN:
-            parts.append(f"<p>and {len(group) - SHOWN} more certain ones</p>")
-        parts.append("</div></section>")
-    _write(path, _PAGE.replace("{body}", "\n".join(parts)))
+    data = document(rows, embeddings, shown=SHOWN)
+    pictures: dict[int, str] = {}
+    for row in _on_the_page(rows):
+        picture = crop(row)
+        if picture is not None:
+            pictures[row.number] = base64.b64encode(picture).decode()
+    for person in data["people"]:
+        for face in person["faces"]:
+            face["link"] = _link(face.pop("file"), path.parent)
+    for face in data["unfit"]["faces"]:
+        face["link"] = _link(face.pop("file"), path.parent)
+    write_private(path, page(data | {"crops": pictures}))
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>People</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark }
-body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 75rem;
- padding: 0 1rem }
-small { font-weight: normal; opacity: .7 }
-.sheet { display: flex; flex-wrap: wrap; gap: .4rem }
-figure { margin: 0; width: 5.6rem; font-size: .7rem }
-figure img, figure i { width: 5.6rem; height: 5.6rem; object-fit: cover; border-radius: 4px;
- display: block; background: #8883 }
-figure.exemplar img { outline: 3px solid #2a7 }
-figcaption { overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
-svg { width: 100%; max-height: 28rem; background: #8881; border-radius: 6px }
-</style></head><body>
-{body}
-</body></html>
-"""
-
-
-def _figure(row: Row, picture: Image | None) -> str:
-    kind = " class=exemplar" if row.exemplar else ""
-    name = html.escape(row.name, quote=True)
-    image = "<i></i>" if picture is None else f'<img alt="{name}" src="{_encoded(picture)}">'
+def page(data: dict[str, Any], *, nonce: str = "") -> str:
+    """The page that draws `data`; a script reads it, and names reach the page as text alone."""
+    # "<" must not occur: "</script>" in a file name would end the script.
+    text = json.dumps(data).replace("<", "\\u003c")
     return (
-        f'<figure{kind}>{image}<figcaption title="{name}">{row.certainty:.2f} {name}'
-        "</figcaption></figure>"
+        (PAGE / "people.html")
+        .read_text(encoding="utf-8")
+        .replace("{{style}}", (PAGE / "people.css").read_text(encoding="utf-8"))
+        .replace("{{script}}", (PAGE / "people.js").read_text(encoding="utf-8"))
+        .replace("{{nonce}}", nonce)
+        .replace("{{data}}", text)
     )
 
 
-def _encoded(picture: Image) -> str:
-    import cv2
+def document(rows: Sequence[Row], embeddings: Array | None, *, shown: int | None) -> dict[str, Any]:
+    """What the page draws: people with at most `shown` faces each, the unfit faces, and the map."""
+    groups = people(rows)
+    return {
+        "faces": len(rows),
+        "people": [
+            {
+                "person": person,
+                "name": printable(group[0].label),
+                "size": len(group),
+                "faces": [_shown(row) for row in group[:shown]],
+            }
+            for person, group in groups
+            if person >= 0
+        ],
+        "unfit": {
+            "size": sum(len(group) for person, group in groups if person < 0),
+            "faces": [_shown(r) for person, g in groups if person < 0 for r in g[:shown]],
+        },
+        "map": [] if embeddings is None or len(rows) < 3 else _map(rows, embeddings),
+    }
 
-    size = 90 / max(picture.shape[:2])
-    small = cv2.resize(picture, None, fx=size, fy=size, interpolation=cv2.INTER_AREA)
-    ok, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])
-    if not ok:
-        raise ArgumentError(f"a picture of shape {picture.shape} cannot be encoded")
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+def _on_the_page(rows: Sequence[Row]) -> list[Row]:
+    return [row for _, group in people(rows) for row in group[:SHOWN]]
 
 
-def _map(rows: Sequence[Row], embeddings: Array) -> str:
-    points = _plane(embeddings, [i for i, r in enumerate(rows) if r.exemplar])
-    dots = []
-    for row, (x, y) in zip(rows, points, strict=True):
-        # The golden angle spreads neighbouring numbers over the colour circle.
-        colour = f"hsl({row.person * 137 % 360} 60% 50%)" if row.person >= 0 else "#888"
-        label = html.escape(f"{folder_name(row.person)}: {row.name}", quote=True)
-        dots.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5 if row.exemplar else 2.5}" '
-            f'fill="{colour}"><title>{label}</title></circle>'
-        )
-    return f'<svg id="map" viewBox="0 0 1000 500">{"".join(dots)}</svg>'
+def _shown(row: Row) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "face": printable(row.name),
+        "file": os.fspath(row.file),
+        "certainty": round(row.certainty, 2),
+        "exemplar": row.exemplar,
+        "unfit": row.unfit,
+    }
+
+
+def _link(file: str, base: Path) -> str:
+    """A relative address of a picture; every byte of its name survives."""
+    try:
+        relative = os.path.relpath(file, base.resolve())
+    except ValueError:  # another drive
+        relative = file
+    # "./" in front: a colon in the first part would be read as a scheme.
+    return "./" + quote(os.fsencode(Path(relative).as_posix()))
+
+
+def _map(rows: Sequence[Row], embeddings: Array) -> list[list[float]]:
+    """x, y, person, 1 for exemplars, of every face somebody is."""
+    placed = [i for i, row in enumerate(rows) if row.person >= 0]
+    if len(placed) < 3:
+        return []
+    exemplars = [k for k, i in enumerate(placed) if rows[i].exemplar]
+    points = _plane(embeddings[placed], exemplars)
+    return [
+        [round(float(x), 1), round(float(y), 1), rows[i].person, int(rows[i].exemplar)]
+        for i, (x, y) in zip(placed, points, strict=True)
+    ]
 
 
 def _plane(embeddings: Array, exemplars: list[int]) -> NDArray[np.float64]:
@@ -215,7 +222,15 @@ def _plane(embeddings: Array, exemplars: list[int]) -> NDArray[np.float64]:
     return np.asarray(20 + (plane - low) / np.maximum(high - low, 1e-9) * [960, 460])
 
 
-def _write(path: str | Path, text: str) -> None:
-    temporary = Path(f"{path}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def write_private(path: Path, text: str) -> None:
+    """Write a file whole or not at all, readable by its owner alone: faces are biometric data."""
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,135 @@
+"""Every picture of a folder is looked at once, and again when its content changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgeface import images
+from edgeface.alignment import align
+from edgeface.errors import DataError, ImageError
+from edgeface.piles.fitness import Collapse, measure
+from edgeface.piles.store import Picture, Seen, Store
+from edgeface.types import Array, Face, Image
+
+Detector = Callable[[Image], list[Face]]
+Embedder = Callable[[Image], Array]
+Progress = Callable[[int, int], None]
+
+# Detector score from which a face counts, as in `identify`.
+CONFIDENT = 0.5
+MARGIN = 0.25  # of the box's larger side, around a face on the report
+CROP = 96  # pixels of the longer side of a face on the report
+
+
+@dataclass(frozen=True, slots=True)
+class Looker:
+    """Finds and embeds the faces of pictures, and keeps them in a `store`."""
+
+    store: Store
+    detector: Detector
+    embedder: Embedder
+
+    def look(self, files: Sequence[Path], progress: Progress) -> list[tuple[Path, str]]:
+        """Look at those of `files` that are new or have changed, and return the ones that cannot
+        be read, with the reason. A copy of a picture, or one that was moved, is not looked at."""
+        known = {p.path: p for p in self.store.pictures()}
+        equal = {p.digest: (p.id, p.path) for p in known.values() if p.same_as is None}
+        unreadable = []
+        for done, file in enumerate(files):
+            progress(done, len(files))
+            try:
+                self._picture(file, known.get(file), equal)
+            except OSError as error:
+                unreadable.append((file, f"it cannot be read: {error.strerror}"))
+            self.store.commit_now_and_then()
+        progress(len(files), len(files))
+        there = set(files)
+        return unreadable + [(f, why) for f, why in self.store.problems() if f in there]
+
+    def forget_missing(self, folder: Path, files: Sequence[Path]) -> None:
+        """Forget pictures that are gone from `folder`, or from another one that is still there.
+
+        Raises:
+            DataError: nothing at all is left below `folder`, as when a disk is not mounted.
+        """
+        there = set(files)
+        known = self.store.pictures()
+        below = [p for p in known if p.path.is_relative_to(folder)]
+        if below and not files:
+            raise DataError(
+                f"{folder}: none of the {len(below)} pictures that were there is left; mount the "
+                "disk, or remove the result to start anew"
+            )
+        for picture in known:
+            if picture.path in there or (os.path.lexists(picture.path) and picture not in below):
+                continue
+            if picture in below or picture.path.parent.is_dir():
+                self.store.drop(picture.id)
+
+    def _picture(
+        self, file: Path, before: Picture | None, equal: dict[str, tuple[int, Path]]
+    ) -> None:
+        facts = file.stat()
+        size, changed = facts.st_size, facts.st_mtime_ns
+        if before is not None and (before.size, before.changed) == (size, changed):
+            return
+        data = file.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if before is not None and before.digest == digest:
+            self.store.touch(before.id, size, changed)
+            return
+        if before is not None and equal.get(before.digest, (0, file))[1] == file:
+            equal.pop(before.digest, None)
+        if digest in equal:
+            original, path = equal[digest]
+            if path.exists():
+                self.store.add(file, size, changed, digest, (), same_as=original)
+            else:
+                self.store.move(original, file)
+                equal[digest] = original, file
+            return
+        try:
+            faces, problem = self._faces(images.read(data)), ""
+        except ImageError as error:
+            faces, problem = [], str(error)
+        added = self.store.add(file, size, changed, digest, faces, problem=problem)
+        equal[digest] = added, file
+
+    def _faces(self, image: Image) -> list[Seen]:
+        faces = [f for f in self.detector(image) if f.score >= CONFIDENT]
+        if not faces:
+            return []
+        crops = align(image, faces)
+        Collapse.learn(self.store, crops, self.embedder)
+        rows = self.embedder(crops)
+        return [
+            Seen(
+                number,
+                face.box,
+                measure(face, crop, (image.shape[0], image.shape[1])),
+                row,
+                _crop(image, face.box),
+            )
+            for number, (face, crop, row) in enumerate(zip(faces, crops, rows, strict=True))
+        ]
+
+
+def _crop(image: Image, box: Array) -> bytes:
+    """The face with some of its surroundings, small, as JPEG."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    margin = MARGIN * max(x2 - x1, y2 - y1)
+    top, left = max(0, int(y1 - margin)), max(0, int(x1 - margin))
+    cut = image[top : max(top + 1, int(y2 + margin)), left : max(left + 1, int(x2 + margin))]
+    if not cut.size:
+        cut = np.zeros((1, 1, 3), np.uint8)
+    size = CROP / max(cut.shape[:2])
+    small = cv2.resize(cut, None, fx=size, fy=size, interpolation=cv2.INTER_AREA)
+    data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    return bytes(data.tobytes())
