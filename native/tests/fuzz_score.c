@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../edgeface.h"
+#include "../score/score.h"
 
 static const uint8_t *input;
 static size_t left;

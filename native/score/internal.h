@@ -2,7 +2,7 @@
 #ifndef EDGEFACE_INTERNAL_H
 #define EDGEFACE_INTERNAL_H
 
-#include "edgeface.h"
+#include "score.h"
 
 #define UNIT 64            /* bytes of a row a kernel step consumes: one cache line */
 #define UNIT_FLOATS 16

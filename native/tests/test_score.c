@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../edgeface.h"
+#include "../score/score.h"
 
 static uint64_t state = 1;
 

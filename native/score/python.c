@@ -6,7 +6,7 @@
 #endif
 #include <Python.h>
 
-#include "edgeface.h"
+#include "score.h"
 
 enum { SCAN, EXACT, SCALE, ERROR, IDS, BUFFERS };
 
