@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeface import score
 from edgeface.cluster import (
     EdgeModel,
     Neighbours,
@@ -26,7 +27,7 @@ from edgeface.cluster.model import FEATURES, SUPPORT
 from edgeface.cluster.space import Space, Strangers
 from edgeface.cluster.support import LIKELY, Support
 from edgeface.cluster.update import Pile
-from edgeface.errors import DataError, ModelError
+from edgeface.errors import DataError, KernelError, ModelError
 from edgeface.metrics.clustering import bcubed
 
 needs_c = pytest.mark.skipif(graph.path() == "python", reason="the C extension is not built")
@@ -367,6 +368,29 @@ def test_without_the_extension_the_people_are_the_same(monkeypatch) -> None:
     monkeypatch.setattr(graph, "_graph", None)
     assert graph.path() == "python"
     assert np.array_equal(cluster(rows).labels, expected.labels)
+
+
+@needs_c
+def test_the_variable_that_forces_a_kernel_reaches_the_graph(monkeypatch) -> None:
+    rows, _ = people([5, 4, 3], spread=0.5)
+    expected = cluster(rows)
+    ran = []
+    for name in ("overlap", "lookup", "partition"):
+        definition = getattr(reference, name)
+        monkeypatch.setattr(
+            reference,
+            name,
+            lambda *a, _run=definition, _name=name, **b: (ran.append(_name), _run(*a, **b))[1],
+        )
+    for kernel in [*score._native.kernels(), "numpy"]:
+        monkeypatch.setenv("EDGEFACE_KERNEL", kernel)
+        in_c = "avx2" if kernel.startswith("avx") else "scalar"
+        assert graph.path() == ("python" if kernel == "numpy" else in_c)
+        assert np.array_equal(cluster(rows).labels, expected.labels)
+        assert bool(ran) == (kernel == "numpy")
+    monkeypatch.setenv("EDGEFACE_KERNEL", "abacus")
+    with pytest.raises(KernelError, match="EDGEFACE_KERNEL=abacus cannot run here"):
+        cluster(rows)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])

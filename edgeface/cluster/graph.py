@@ -1,4 +1,8 @@
-"""Steps on the kNN graph, in C where the extension was built and in Python where it was not."""
+"""Steps on the kNN graph, in C where the extension was built and in Python where it was not.
+
+EDGEFACE_KERNEL chooses as it does for scoring: the name of a native kernel runs the step of those
+instructions, `numba` and `numpy` run the definition in Python.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface import score
 from edgeface.cluster import reference
 from edgeface.types import Array
 
@@ -36,8 +41,15 @@ def blocks(n: int) -> Iterator[slice]:
 
 
 def path() -> str:
-    """What runs the graph steps: `avx2`, `scalar` (both C) or `python`."""
-    return str(_graph.path()) if _graph else "python"
+    """What runs the graph steps: `avx2`, `scalar` (both C) or `python`.
+
+    Raises:
+        KernelError: EDGEFACE_KERNEL names what cannot run here.
+    """
+    kernel = score.kernel()
+    if not _graph or not kernel.startswith("native:"):
+        return "python"
+    return "scalar" if kernel == "native:scalar" else str(_graph.path())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +83,8 @@ def overlap(rows: Rows, nodes: Indices, targets: Indices, *, mean: bool = False)
     the product (or `mean`) of their amounts. `nodes` (m,), `targets` (m, k) int32, negative = no
     edge. Returns (channels, m, k) float32.
     """
-    if not _graph:
+    runs = path()
+    if runs == "python":
         return reference.overlap(rows.ids, rows.amounts, nodes, targets, mean=mean)
     channels, n, k = rows.amounts.shape
     out = np.empty((channels, len(nodes), k), np.float32)
@@ -80,8 +93,9 @@ def overlap(rows: Rows, nodes: Indices, targets: Indices, *, mean: bool = False)
         few, some = np.ascontiguousarray(nodes[span]), np.ascontiguousarray(targets[span])
         result = np.empty((channels, len(few), k), np.float32)
         _graph.overlap(
-            n, k, channels, len(few), 0 if mean else 1, 0, rows.ids, rows.amounts, few, some, result
-        )
+            n, k, channels, len(few), 0 if mean else 1, runs == "scalar",
+            rows.ids, rows.amounts, few, some, result,
+        )  # fmt: skip
         out[:, span] = result
 
     half = (len(nodes) + THREADS - 1) // THREADS
@@ -95,7 +109,7 @@ def lookup(rows: Rows, nodes: Indices, targets: Indices, *, absent: float) -> Ar
 
     Shapes as in `overlap`; returns (m, k) float32.
     """
-    if not _graph:
+    if path() == "python":
         return reference.lookup(rows.ids, rows.amounts[0], nodes, targets, absent)
     n, k = rows.ids.shape
     out = np.empty((len(nodes), k), np.float32)
@@ -184,7 +198,7 @@ def partition(edges: Edges) -> tuple[Indices, float]:
 
     Returns labels (n,) int32 numbered by first node, and the code length in bits per step.
     """
-    if not _graph:
+    if path() == "python":
         return reference.partition(edges.start, edges.targets, edges.weights)
     n = len(edges.start) - 1
     labels = np.empty(n, np.int32)

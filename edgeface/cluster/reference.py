@@ -16,7 +16,7 @@ Indices = NDArray[np.int32]
 
 
 def overlap(ids: Indices, amounts: Array, nodes: Indices, targets: Indices, *, mean: bool) -> Array:
-    """See `ef_graph_overlap` in native/graph/graph.h."""
+    """See `edgeface_overlap` in native/graph/graph.h."""
     channels, _, k = amounts.shape
     out = np.zeros((channels, len(nodes), k), np.float32)
     for row, node in enumerate(nodes):
@@ -34,7 +34,7 @@ def overlap(ids: Indices, amounts: Array, nodes: Indices, targets: Indices, *, m
 
 
 def lookup(ids: Indices, amounts: Array, nodes: Indices, targets: Indices, absent: float) -> Array:
-    """See `ef_graph_lookup` in native/graph/graph.h."""
+    """See `edgeface_lookup` in native/graph/graph.h."""
     out = np.full(targets.shape, absent, np.float32)
     for row, node in enumerate(nodes):
         valid = np.flatnonzero(targets[row] >= 0)
@@ -46,7 +46,7 @@ def lookup(ids: Indices, amounts: Array, nodes: Indices, targets: Indices, absen
 
 
 def partition(start: NDArray[np.int64], targets: Indices, weights: Array) -> tuple[Indices, float]:
-    """See `ef_graph_partition` in native/graph/graph.h."""
+    """See `edgeface_partition` in native/graph/graph.h."""
     n = len(start) - 1
     labels = list(range(n))
     if not n or not len(targets):

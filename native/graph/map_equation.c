@@ -1,175 +1,9 @@
+/* The two-level map equation: what edgeface_partition does. */
 #include "graph.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define EF_GRAPH_AVX2 1
-#include <immintrin.h>
-#endif
-
-/* ---- overlap ------------------------------------------------------------------------------- */
-
-/* Adds what the places p of row i and q of row j have in common to every channel. */
-static inline void join(const ef_graph_rows *rows, int64_t p, int64_t q, enum ef_overlap kind,
-                        float *sums)
-{
-    const int64_t plane = rows->n * rows->k;
-    for (int64_t c = 0; c < rows->channels; c++) {
-        const float a = rows->amounts[c * plane + p], b = rows->amounts[c * plane + q];
-        sums[c] += kind == EF_OVERLAP_MEAN ? 0.5f * (a + b) : a * b;
-    }
-}
-
-/* Places run from p and q to the ends of their rows. */
-static void merge(const ef_graph_rows *rows, int64_t p, int64_t p_end, int64_t q, int64_t q_end,
-                  enum ef_overlap kind, float *sums)
-{
-    const int32_t *ids = rows->ids;
-    while (p < p_end && q < q_end) {
-        if (ids[p] == ids[q]) {
-            if (ids[p] == EF_GRAPH_PAD)
-                return;
-            join(rows, p++, q++, kind, sums);
-        } else if (ids[p] < ids[q]) {
-            p++;
-        } else {
-            q++;
-        }
-    }
-}
-
-static void store(const ef_graph_rows *rows, int64_t m, int64_t edge, const float *sums,
-                  float *out)
-{
-    for (int64_t c = 0; c < rows->channels; c++)
-        out[c * m * rows->k + edge] = sums[c];
-}
-
-void ef_graph_overlap_scalar(const ef_graph_rows *rows, int64_t m, const int32_t *nodes,
-                             const int32_t *targets, enum ef_overlap kind, float *out)
-{
-    const int64_t k = rows->k;
-    for (int64_t r = 0; r < m; r++) {
-        const int64_t i = nodes[r];
-        for (int64_t e = r * k; e < (r + 1) * k; e++) {
-            const int64_t j = targets[e];
-            float sums[EF_GRAPH_CHANNELS] = {0};
-            if (j >= 0)
-                merge(rows, i * k, (i + 1) * k, j * k, (j + 1) * k, kind, sums);
-            store(rows, m, e, sums, out);
-        }
-    }
-}
-
-#ifdef EF_GRAPH_AVX2
-/* All 8 x 8 pairs of two blocks by eight rotations of the second. Ids in a row are unique, so an
- * id of the first block matches at most one of the second, at the place its rotation tells.
- * Matches come out in ascending order of id, the order of the scalar merge, hence the same sums. */
-__attribute__((target("avx2"))) static void
-intersect_avx2(const ef_graph_rows *rows, int64_t p, int64_t p_end, int64_t q, int64_t q_end,
-               enum ef_overlap kind, float *sums)
-{
-    const __m256i turn = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0);
-    const int32_t *ids = rows->ids;
-    while (p + 8 <= p_end && q + 8 <= q_end) {
-        const int32_t p_last = ids[p + 7], q_last = ids[q + 7];
-        if (p_last == EF_GRAPH_PAD || q_last == EF_GRAPH_PAD)
-            break;
-        if (p_last >= ids[q] && q_last >= ids[p]) {
-            const __m256i p_i32x8 = _mm256_loadu_si256((const __m256i *)(ids + p));
-            __m256i q_i32x8 = _mm256_loadu_si256((const __m256i *)(ids + q));
-            __m256i where = _mm256_setzero_si256(); /* 1 + rotation that matched, 0 = none */
-            for (int turned = 1; turned <= 8; turned++) {
-                const __m256i same = _mm256_cmpeq_epi32(p_i32x8, q_i32x8);
-                where = _mm256_or_si256(where, _mm256_and_si256(same, _mm256_set1_epi32(turned)));
-                q_i32x8 = _mm256_permutevar8x32_epi32(q_i32x8, turn);
-            }
-            int32_t rotation[8];
-            _mm256_storeu_si256((__m256i *)rotation, where);
-            const __m256i none = _mm256_cmpeq_epi32(where, _mm256_setzero_si256());
-            unsigned hits = 0xFFu & ~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(none));
-            while (hits) {
-                const int lane = __builtin_ctz(hits);
-                join(rows, p + lane, q + ((lane + rotation[lane] - 1) & 7), kind, sums);
-                hits &= hits - 1;
-            }
-        }
-        p += p_last <= q_last ? 8 : 0;
-        q += q_last <= p_last ? 8 : 0;
-    }
-    merge(rows, p, p_end, q, q_end, kind, sums);
-}
-
-__attribute__((target("avx2"))) static void
-overlap_avx2(const ef_graph_rows *rows, int64_t m, const int32_t *nodes, const int32_t *targets,
-             enum ef_overlap kind, float *out)
-{
-    const int64_t k = rows->k;
-    for (int64_t r = 0; r < m; r++) {
-        const int64_t i = nodes[r];
-        for (int64_t e = r * k; e < (r + 1) * k; e++) {
-            const int64_t j = targets[e];
-            float sums[EF_GRAPH_CHANNELS] = {0};
-            /* The rows of the targets lie anywhere: ask for one a few edges ahead. */
-            if (e + 4 < m * k && targets[e + 4] >= 0)
-                for (int64_t c = 0; c < k; c += 16)
-                    __builtin_prefetch(rows->ids + (int64_t)targets[e + 4] * k + c);
-            if (j >= 0)
-                intersect_avx2(rows, i * k, (i + 1) * k, j * k, (j + 1) * k, kind, sums);
-            store(rows, m, e, sums, out);
-        }
-    }
-}
-#endif
-
-const char *ef_graph_overlap_path(void)
-{
-#ifdef EF_GRAPH_AVX2
-    if (__builtin_cpu_supports("avx2"))
-        return "avx2";
-#endif
-    return "scalar";
-}
-
-void ef_graph_overlap(const ef_graph_rows *rows, int64_t m, const int32_t *nodes,
-                      const int32_t *targets, enum ef_overlap kind, float *out)
-{
-#ifdef EF_GRAPH_AVX2
-    if (__builtin_cpu_supports("avx2")) {
-        overlap_avx2(rows, m, nodes, targets, kind, out);
-        return;
-    }
-#endif
-    ef_graph_overlap_scalar(rows, m, nodes, targets, kind, out);
-}
-
-void ef_graph_lookup(const ef_graph_rows *rows, int64_t m, const int32_t *nodes,
-                     const int32_t *targets, float absent, float *out)
-{
-    const int64_t k = rows->k;
-    for (int64_t r = 0; r < m; r++) {
-        for (int64_t e = r * k; e < (r + 1) * k; e++) {
-            const int64_t j = targets[e];
-            out[e] = absent;
-            if (j < 0)
-                continue;
-            int64_t low = j * k, high = (j + 1) * k;
-            while (low < high) {
-                const int64_t middle = low + (high - low) / 2;
-                if (rows->ids[middle] < nodes[r])
-                    low = middle + 1;
-                else
-                    high = middle;
-            }
-            if (low < (j + 1) * k && rows->ids[low] == nodes[r])
-                out[e] = rows->amounts[low];
-        }
-    }
-}
-
-/* ---- map equation -------------------------------------------------------------------------- */
 
 /* A graph whose nodes are leaves or, after aggregation, modules. Weights are flows: they sum to
  * one over both directions of all edges of the leaf graph. */
@@ -197,13 +31,11 @@ typedef struct {
     int64_t n_empty;
 } partition;
 
-static double plogp(double p)
-{
+static double plogp(double p) {
     return p > 0.0 ? p * log2(p) : 0.0;
 }
 
-static void graph_free(graph *g)
-{
+static void graph_free(graph *g) {
     if (!g)
         return;
     free(g->start);
@@ -214,8 +46,7 @@ static void graph_free(graph *g)
     free(g);
 }
 
-static graph *graph_new(int64_t n, int64_t edges)
-{
+static graph *graph_new(int64_t n, int64_t edges) {
     graph *g = calloc(1, sizeof *g);
     if (!g)
         return NULL;
@@ -233,8 +64,7 @@ static graph *graph_new(int64_t n, int64_t edges)
 }
 
 static graph *graph_of_leaves(int64_t n, const int64_t *start, const int32_t *targets,
-                              const float *weights)
-{
+                              const float *weights) {
     graph *g = graph_new(n, start[n]);
     if (!g)
         return NULL;
@@ -255,8 +85,7 @@ static graph *graph_of_leaves(int64_t n, const int64_t *start, const int32_t *ta
 }
 
 /* Visits in index order would favour neighbours in memory; a fixed shuffle does not. */
-static void shuffle(int32_t *order, int64_t n)
-{
+static void shuffle(int32_t *order, int64_t n) {
     uint64_t state = 0x9E3779B97F4A7C15u;
     for (int64_t i = 0; i < n; i++)
         order[i] = (int32_t)i;
@@ -271,8 +100,7 @@ static void shuffle(int32_t *order, int64_t n)
     }
 }
 
-static void partition_free(partition *s)
-{
+static void partition_free(partition *s) {
     free(s->module);
     free(s->visit);
     free(s->out);
@@ -285,8 +113,7 @@ static void partition_free(partition *s)
 }
 
 /* `module` (g->n) is the start, with numbers below g->n. */
-static int partition_init(partition *s, const graph *g, const int32_t *module)
-{
+static int partition_init(partition *s, const graph *g, const int32_t *module) {
     const size_t n = (size_t)g->n + 1;
     memset(s, 0, sizeof *s);
     s->g = g;
@@ -324,13 +151,11 @@ static int partition_init(partition *s, const graph *g, const int32_t *module)
 
 /* The terms of the map equation that a module contributes:
  * L = plogp(sum out) - 2 sum plogp(out_m) - sum plogp(visit_i) + sum plogp(out_m + visit_m). */
-static double module_terms(double out, double visit)
-{
+static double module_terms(double out, double visit) {
     return plogp(out + visit) - 2.0 * plogp(out);
 }
 
-static void move_node(partition *s, int32_t i, int32_t target, double to_own, double to_target)
-{
+static void move_node(partition *s, int32_t i, int32_t target, double to_own, double to_target) {
     const int32_t own = s->module[i];
     const double out = s->g->out[i], visit = s->g->visit[i];
     const double own_out = s->out[own] - out + 2.0 * to_own;
@@ -350,8 +175,7 @@ static void move_node(partition *s, int32_t i, int32_t target, double to_own, do
 }
 
 /* Moves node i where the code gets shortest, its own module, a neighbour's or an empty one. */
-static int try_node(partition *s, int32_t i)
-{
+static int try_node(partition *s, int32_t i) {
     const graph *g = s->g;
     const int32_t own = s->module[i];
     int64_t n_touched = 0;
@@ -395,8 +219,7 @@ static int try_node(partition *s, int32_t i)
     return 1;
 }
 
-static int64_t sweep_until_stable(partition *s)
-{
+static int64_t sweep_until_stable(partition *s) {
     int64_t moved_in_all = 0;
     for (int sweep = 0; sweep < 64; sweep++) {
         int64_t moved = 0;
@@ -414,8 +237,7 @@ static int64_t sweep_until_stable(partition *s)
     return moved_in_all;
 }
 
-static double code_length(const partition *s, double leaf_terms)
-{
+static double code_length(const partition *s, double leaf_terms) {
     double total = 0.0, modules = 0.0;
     for (int64_t m = 0; m < s->g->n; m++) {
         total += s->out[m];
@@ -425,8 +247,7 @@ static double code_length(const partition *s, double leaf_terms)
 }
 
 /* Renumbers by first appearance and returns how many there are; `map` is scratch (n). */
-static int64_t renumber(int32_t *module, int64_t n, int32_t *map)
-{
+static int64_t renumber(int32_t *module, int64_t n, int32_t *map) {
     int64_t count = 0;
     for (int64_t i = 0; i < n; i++)
         map[i] = -1;
@@ -439,8 +260,7 @@ static int64_t renumber(int32_t *module, int64_t n, int32_t *map)
 }
 
 /* The graph of modules; `module` (g->n) holds 0..count-1. */
-static graph *aggregate(const graph *g, const int32_t *module, int64_t count)
-{
+static graph *aggregate(const graph *g, const int32_t *module, int64_t count) {
     int64_t *first = calloc((size_t)count + 2, sizeof *first);
     int32_t *members = malloc(((size_t)g->n + 1) * sizeof *members);
     int64_t *last_row = malloc(((size_t)count + 1) * sizeof *last_row);
@@ -506,8 +326,7 @@ done:
 /* Moves nodes of g, then of the graph of its modules and so on, until nothing aggregates. `labels`
  * (g->n) is the start and the result, numbered by first appearance. -1 when memory ran out. */
 static int descend(const graph *leaves, int32_t *labels, int32_t *map, double leaf_terms,
-                   double *codelength)
-{
+                   double *codelength) {
     const graph *g = leaves;
     graph *coarse = NULL;
     int32_t *module = malloc(((size_t)leaves->n + 1) * sizeof *module);
@@ -548,9 +367,8 @@ done:
     return status;
 }
 
-int ef_graph_partition(int64_t n, const int64_t *start, const int32_t *targets,
-                       const float *weights, int32_t *labels, double *codelength)
-{
+int edgeface_partition(int64_t n, const int64_t *start, const int32_t *targets,
+                       const float *weights, int32_t *labels, double *codelength) {
     *codelength = 0.0;
     for (int64_t i = 0; i < n; i++)
         labels[i] = (int32_t)i;

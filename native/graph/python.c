@@ -16,8 +16,7 @@ typedef struct {
 } buffers;
 
 static void *take(buffers *held, PyObject *object, int writable, Py_ssize_t bytes,
-                  const char *name)
-{
+                  const char *name) {
     Py_buffer *view = &held->views[held->count];
     if (PyObject_GetBuffer(object, view, writable ? PyBUF_CONTIG : PyBUF_CONTIG_RO))
         return NULL;
@@ -29,16 +28,14 @@ static void *take(buffers *held, PyObject *object, int writable, Py_ssize_t byte
     return view->buf;
 }
 
-static void release(buffers *held)
-{
+static void release(buffers *held) {
     while (held->count)
         PyBuffer_Release(&held->views[--held->count]);
 }
 
 /* Both kinds of question about edges take the same buffers. */
-static int take_rows(buffers *held, PyObject *const *objects, ef_graph_rows *rows, Py_ssize_t m,
-                     const int32_t **nodes, const int32_t **targets, float **out)
-{
+static int take_rows(buffers *held, PyObject *const *objects, edgeface_graph *rows, Py_ssize_t m,
+                     const int32_t **nodes, const int32_t **targets, float **out) {
     const Py_ssize_t places = (Py_ssize_t)(rows->n * rows->k), edges = (Py_ssize_t)(m * rows->k);
     rows->ids = take(held, objects[0], 0, places * 4, "ids");
     rows->amounts =
@@ -49,17 +46,15 @@ static int take_rows(buffers *held, PyObject *const *objects, ef_graph_rows *row
     return *out != NULL;
 }
 
-static int sizes_hold(const ef_graph_rows *rows, long long m)
-{
+static int sizes_hold(const edgeface_graph *rows, long long m) {
     if (rows->n >= 1 && rows->n < INT32_MAX && rows->k >= 1 && m >= 0 && rows->channels >= 1
-        && rows->channels <= EF_GRAPH_CHANNELS)
+        && rows->channels <= EDGEFACE_GRAPH_CHANNELS)
         return 1;
     PyErr_SetString(PyExc_ValueError, "graph: sizes out of range");
     return 0;
 }
 
-static PyObject *overlap(PyObject *module, PyObject *args)
-{
+static PyObject *overlap(PyObject *module, PyObject *args) {
     (void)module;
     long long n, k, channels, m;
     int kind, scalar;
@@ -70,17 +65,16 @@ static PyObject *overlap(PyObject *module, PyObject *args)
                           &o[2], &o[3], &o[4]))
         return NULL;
     buffers held = {.count = 0};
-    ef_graph_rows rows = {n, k, channels, NULL, NULL};
+    edgeface_graph rows = {n, k, channels, NULL, NULL};
     if (!sizes_hold(&rows, m))
         return NULL;
     const int ok = take_rows(&held, o, &rows, (Py_ssize_t)m, &nodes, &targets, &out);
     if (ok) {
-        const enum ef_overlap how = kind ? EF_OVERLAP_PRODUCT : EF_OVERLAP_MEAN;
+        const edgeface_overlap_kind how =
+            kind ? EDGEFACE_OVERLAP_PRODUCT : EDGEFACE_OVERLAP_MEAN;
         Py_BEGIN_ALLOW_THREADS
-        if (scalar)
-            ef_graph_overlap_scalar(&rows, m, nodes, targets, how, out);
-        else
-            ef_graph_overlap(&rows, m, nodes, targets, how, out);
+        edgeface_overlap(edgeface_find_instructions(scalar ? "scalar" : NULL), &rows, m, nodes,
+                         targets, how, out);
         Py_END_ALLOW_THREADS
     }
     release(&held);
@@ -89,8 +83,7 @@ static PyObject *overlap(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *lookup(PyObject *module, PyObject *args)
-{
+static PyObject *lookup(PyObject *module, PyObject *args) {
     (void)module;
     long long n, k, m;
     float absent;
@@ -101,13 +94,13 @@ static PyObject *lookup(PyObject *module, PyObject *args)
                           &o[4]))
         return NULL;
     buffers held = {.count = 0};
-    ef_graph_rows rows = {n, k, 1, NULL, NULL};
+    edgeface_graph rows = {n, k, 1, NULL, NULL};
     if (!sizes_hold(&rows, m))
         return NULL;
     const int ok = take_rows(&held, o, &rows, (Py_ssize_t)m, &nodes, &targets, &out);
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
-        ef_graph_lookup(&rows, m, nodes, targets, absent, out);
+        edgeface_lookup(&rows, m, nodes, targets, absent, out);
         Py_END_ALLOW_THREADS
     }
     release(&held);
@@ -116,8 +109,7 @@ static PyObject *lookup(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *partition(PyObject *module, PyObject *args)
-{
+static PyObject *partition(PyObject *module, PyObject *args) {
     (void)module;
     long long n, edges;
     PyObject *start_o, *targets_o, *weights_o, *labels_o;
@@ -142,7 +134,7 @@ static PyObject *partition(PyObject *module, PyObject *args)
     }
     if (labels) {
         Py_BEGIN_ALLOW_THREADS
-        status = ef_graph_partition(n, start, targets, weights, labels, &codelength);
+        status = edgeface_partition(n, start, targets, weights, labels, &codelength);
         Py_END_ALLOW_THREADS
     }
     release(&held);
@@ -153,11 +145,11 @@ static PyObject *partition(PyObject *module, PyObject *args)
     return PyFloat_FromDouble(codelength);
 }
 
-static PyObject *path(PyObject *module, PyObject *args)
-{
+static PyObject *path(PyObject *module, PyObject *args) {
     (void)module;
     (void)args;
-    return PyUnicode_FromString(ef_graph_overlap_path());
+    const edgeface_instructions best = edgeface_find_instructions(NULL);
+    return PyUnicode_FromString(edgeface_instructions_name(edgeface_overlap_instructions(best)));
 }
 
 static PyMethodDef methods[] = {
@@ -176,7 +168,6 @@ static struct PyModuleDef definition = {
     NULL,
 };
 
-PyMODINIT_FUNC PyInit__graph(void)
-{
+PyMODINIT_FUNC PyInit__graph(void) {
     return PyModule_Create(&definition);
 }

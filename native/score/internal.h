@@ -2,6 +2,7 @@
 #ifndef EDGEFACE_INTERNAL_H
 #define EDGEFACE_INTERNAL_H
 
+#include "../dispatch.h"
 #include "score.h"
 
 #define UNIT 64            /* bytes of a row a kernel step consumes: one cache line */
@@ -65,8 +66,7 @@ typedef void scan_function(const edgeface_matrix *matrix, size_t begin, size_t e
                            size_t panel_count, float *scratch, const float *softmax_scale);
 
 struct edgeface_kernel {
-    const char *name;
-    int (*usable)(void);
+    edgeface_instructions instructions;
     scan_function *scan;
     unsigned width;        /* dwords per vector */
     int code_limit;        /* greatest |int8 probe code| that cannot saturate */

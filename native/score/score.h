@@ -18,8 +18,8 @@
  * Nothing here allocates, or stores rows x probes values, or keeps anything between calls but what
  * the processor can do. Re-entrant.
  */
-#ifndef EDGEFACE_H
-#define EDGEFACE_H
+#ifndef EDGEFACE_SCORE_H
+#define EDGEFACE_SCORE_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -64,7 +64,7 @@ typedef struct {
 enum { EDGEFACE_OK = 0, EDGEFACE_BAD_ARGUMENT = -1, EDGEFACE_NO_KERNEL = -2 };
 
 /* The best kernel this machine runs, or the named one; NULL if it cannot run here. The names are
- * avx512vnni avx512 avxvnni avx2 neondot neon scalar, those compiled in. */
+ * those of ../dispatch.h that were compiled in. */
 typedef struct edgeface_kernel edgeface_kernel;
 const edgeface_kernel *edgeface_find_kernel(const char *name_or_null);
 const char *edgeface_kernel_name(const edgeface_kernel *kernel);

@@ -1,6 +1,6 @@
 /* libFuzzer harness: shapes, storages and packed bytes of any content, on every kernel. A sanitizer
  * or an answer outside its range is the only failure: rows of noise have no right answer, but the
- * float storages, whose answers are checked in test_native.c, must agree between kernels. */
+ * float storages, whose answers are checked in test_score.c, must agree between kernels. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

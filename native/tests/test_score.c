@@ -1,25 +1,10 @@
 /* Every kernel this machine runs against a double-precision oracle written here, over shapes that
  * leave remainders everywhere. Prints what was executed; exits 1 at the first wrong answer. */
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "../score/score.h"
-
-static uint64_t state = 1;
-
-static double uniform(void) { /* splitmix64 */
-    uint64_t z = state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
-}
-
-static void *must(void *p) {
-    if (!p) abort();
-    return p;
-}
+#include "check.h"
 
 static float *unit_rows(size_t n, size_t dim) {
     float *rows = must(malloc(n * dim * sizeof *rows));
@@ -111,16 +96,6 @@ static int descending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return x < y ? 1 : x > y ? -1 : 0;
 }
-
-#define CHECK(condition, ...)                                                                     \
-    do {                                                                                          \
-        if (!(condition)) {                                                                       \
-            printf("FAILED %s:%d %s: ", __FILE__, __LINE__, #condition);                          \
-            printf(__VA_ARGS__);                                                                  \
-            printf("\n");                                                                         \
-            exit(1);                                                                              \
-        }                                                                                         \
-    } while (0)
 
 static void check_topk(const edgeface_kernel *kernel, const stored *s, const float *rows,
                        const float *probes, size_t q, size_t k, int threads) {
