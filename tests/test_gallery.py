@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery, Kind, Provenance, database
 from edgeface.gallery.database import MIGRATIONS, SqliteDatabase
 from edgeface.gallery.records import check_name
+from edgeface.gallery.tables import Tables
 from edgeface.types import Threshold
 
 pytest_plugins = ("gallery_places",)
@@ -480,6 +482,62 @@ def test_the_index_is_what_the_rows_say(steps: list[tuple[str, int, int]]) -> No
                 assert [(m.person_id, m.name) for m in one] == [
                     (m.person_id, m.name) for m in other
                 ]
+
+
+def test_people_are_counted_by_kind_whoever_changes_them(
+    place: Path | str, gallery: Gallery
+) -> None:
+    def counts(of: Gallery) -> tuple[int, int, int]:
+        return of.count(), of.count("known"), of.count(Kind.STRANGER)
+
+    with Gallery.open(place) as other:
+        assert counts(gallery) == counts(other) == (0, 0, 0)
+        gallery.enroll("Ann", faces(1, 3))
+        other.add_stranger(faces(2)[0])
+        assert counts(gallery) == counts(other) == (2, 1, 1)
+        other.rename("stranger-1", "Bea")
+        assert counts(gallery) == counts(other) == (2, 2, 0)
+        gallery.merge("Ann", "Bea")
+        assert counts(gallery) == counts(other) == (1, 1, 0)
+        other.undo()
+        gallery.forget("Ann")
+        assert counts(gallery) == counts(other) == (1, 1, 0)
+        with pytest.raises(ValueError, match="nobody"):
+            gallery.count("nobody")
+
+
+def test_notes_and_thresholds_of_others_are_seen(place: Path | str, gallery: Gallery) -> None:
+    with Gallery.open(place) as other:
+        assert (gallery.note("x"), gallery.threshold) == (None, None)
+        other.write_note("x", "text")
+        other.threshold = Threshold(0.25, "user")
+        assert (gallery.note("x"), gallery.threshold) == ("text", Threshold(0.25, "user"))
+
+
+def test_counting_does_not_list(gallery: Gallery, monkeypatch) -> None:
+    for i in range(50):
+        gallery.enroll(f"p{i}", faces(i))
+    assert gallery.count() == 50
+    monkeypatch.setattr(Tables, "people", None)
+    monkeypatch.setattr(Tables, "count_people", None)
+    assert gallery.count("known") == 50, "nothing is read while nothing has changed"
+
+
+def test_a_change_behind_an_old_time_of_the_file_is_seen_within_a_second(
+    path: Path, local: Gallery
+) -> None:
+    """As when the clock is set back, or the file system keeps times by the second."""
+    local.enroll("Ann", faces(1))
+    os.utime(path, (1e9, 1e9))
+    assert local.count() == 1
+    with Gallery.open(path) as other:
+        other.enroll("Bea", faces(2))
+        os.utime(path, (1e9, 1e9))
+        end = time.monotonic() + 5.0
+        while local.count() == 1 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert local.search(faces(2)[0])[0].name == "Bea"
+        assert time.monotonic() < end - 5.0 + 1.5 * database.TRUSTED_SECONDS
 
 
 def test_kinds_of_people(gallery: Gallery) -> None:

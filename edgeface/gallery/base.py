@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from edgeface.gallery.cipher import Cipher
@@ -40,6 +41,15 @@ class Finder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is asked of a gallery all the time, true while its database has this `stamp`."""
+
+    stamp: object
+    people: dict[Kind, int]
+    settings: dict[str, str]
+
+
 class Base:
     """The rows of a gallery and what finds people in them."""
 
@@ -48,7 +58,7 @@ class Base:
     ) -> None:
         self.model, self.size = model, size
         self._db, self._cipher, self._finder = database, cipher, finder
-        self._counted: tuple[object, dict[Kind, int]] | None = None  # people, as of a stamp
+        self._known: Summary | None = None
 
     @contextmanager
     def _change(self) -> Iterator[tuple[Tables, int]]:
@@ -62,6 +72,15 @@ class Base:
     def _read(self) -> Iterator[Tables]:
         with self._db.snapshot() as execute:
             yield Tables(execute, self._cipher, self._db.place)
+
+    def _summary(self) -> Summary:
+        """The newest summary, read again only after somebody, here or elsewhere, made a change."""
+        stamp, known = self._db.stamp(), self._known
+        if known is None or known.stamp != stamp:
+            with self._read() as tables:
+                known = Summary(stamp, tables.count_people(), tables.settings())
+            self._known = known
+        return known
 
     def _scrub(self) -> None:
         self._finder.scrub()

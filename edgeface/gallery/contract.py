@@ -55,7 +55,7 @@ def agree(
 
 def _stored(database: Database) -> dict[str, str]:
     with database.snapshot() as execute:
-        return {str(k): str(v) for k, v in execute("SELECT key, value FROM setting")}
+        return Tables(execute, database.plain, database.place).settings()
 
 
 def _sign(tables: Tables, cipher: Cipher, model: str, size: int) -> None:

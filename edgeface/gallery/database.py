@@ -8,6 +8,7 @@ faster but keeps acknowledged rows in a second file, and forgotten ones too.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import threading
@@ -26,6 +27,7 @@ Execute = Callable[..., Rows]
 APPLICATION = 0x45464741  # "EFGA" in the SQLite header: an edgeface gallery
 BUSY_SECONDS = 60.0
 SETTLED_NS = 50_000_000  # several ticks of the clock that stamps files, 10 ms at the slowest
+TRUSTED_SECONDS = 1.0  # how long the time of a file may stand in for asking SQLite
 QUICK_CHECK_BYTES = 64 << 20  # above this an integrity check would dominate opening
 
 # One script per schema version; a gallery of version n runs scripts n, n + 1, ... when opened.
@@ -59,6 +61,7 @@ MIGRATIONS = (
         journal_id INTEGER NOT NULL REFERENCES journal (id) ON DELETE CASCADE,
         person_id INTEGER NOT NULL, PRIMARY KEY (journal_id, person_id));
     """,
+    "CREATE INDEX person_kind ON person (kind);",
 )
 
 
@@ -101,6 +104,7 @@ class SqliteDatabase:
         self._write_lock, self._read_lock = threading.RLock(), threading.RLock()
         self._watch_lock, self._stamp = threading.Lock(), 0
         self._settled: int | None = None  # when the file was written that `_stamp` describes
+        self._asked = -math.inf  # when SQLite told `_stamp`
         self._connections: list[sqlite3.Connection] = []
         try:
             with self._mended():
@@ -179,8 +183,12 @@ class SqliteDatabase:
         rather answers from the moment before than waits for a disk."""
         self._check_process()
         with self._watch_lock:
-            written = _written(self.path)
-            if written is not None and written == self._settled:
+            written, now = _written(self.path), time.monotonic()
+            if (
+                written is not None
+                and written == self._settled
+                and now - self._asked < TRUSTED_SECONDS
+            ):
                 return self._stamp
             try:
                 (self._stamp,) = self._watcher.execute("PRAGMA data_version").fetchone()
@@ -190,7 +198,7 @@ class SqliteDatabase:
             except sqlite3.Error as error:
                 raise self._translated(error) from error
             else:
-                self._settled = written
+                self._settled, self._asked = written, now
             return self._stamp
 
     def scrub(self) -> None:
@@ -240,7 +248,9 @@ class SqliteDatabase:
 def _written(path: Path) -> int | None:
     """When the file was last written, None while a further change could bear the same time.
 
-    Asking the folder takes a tenth of the time of asking SQLite, which locks and reads the file.
+    Asking the folder takes a tenth of the time of asking SQLite, which locks and reads the file. A
+    clock that was set back or a coarse file system may hide a change this way for
+    `TRUSTED_SECONDS`.
     """
     if os.name != "posix":  # elsewhere the time may lag behind an open file's content
         return None

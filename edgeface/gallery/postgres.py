@@ -26,6 +26,8 @@ from edgeface.types import Array, Kind, Match
 if TYPE_CHECKING:
     import psycopg
 
+    Asked = tuple[psycopg.Connection[Any], psycopg.Cursor[Any]]
+
 RECOVER_SECONDS = 30.0  # how long a server may be away before a call gives up
 EF_SEARCH = 100
 _WIDEST_INDEX = 2000  # dimensions of `vector` that pgvector indexes
@@ -93,7 +95,7 @@ class PostgresDatabase:
 
     def _prepare(self, size: int | None) -> None:
         """Make the tables if there are none and `size` is given; bring them up to date."""
-        with self._lent() as connection, self._mended():
+        with self._lent() as (connection, _), self._mended():
             connection.execute("SELECT pg_advisory_lock(hashtext('edgeface'))")
             try:
                 self._migrate(connection, size)
@@ -164,13 +166,14 @@ class PostgresDatabase:
 
     def stamp(self) -> object:
         """See `Database.stamp`."""
-        with self.snapshot() as execute:
-            return execute("SELECT revision FROM state")[0][0]
+        # One statement is one moment: without BEGIN and COMMIT it is one round trip, not three.
+        with self._lent("SELECT revision FROM state") as (_, answer):
+            return answer.fetchall()[0][0]
 
     def scrub(self) -> None:
         """Rewrite the tables without their dead rows. What the server keeps besides, its
         write-ahead log and backups, is its operator's."""
-        with self._lent() as connection, self._mended():
+        with self._lent() as (connection, _), self._mended():
             for table in ("sample", "person", "journal", "journal_person", "cannot_link"):
                 connection.execute(f"VACUUM (FULL) {table}".encode())
 
@@ -184,13 +187,13 @@ class PostgresDatabase:
 
     def _committed(self, transaction: int) -> bool:
         """Whether a transaction whose COMMIT got no answer was made."""
-        with self._lent() as connection:
+        with self._lent() as (connection, _):
             row = connection.execute("SELECT txid_status(%s)", (transaction,)).fetchone()
             return row is not None and row[0] == "committed"
 
     @contextmanager
     def _begun(self, statement: str) -> Iterator[psycopg.Connection[Any]]:
-        with self._lent(statement) as connection, self._mended():
+        with self._lent(statement) as (connection, _), self._mended():
             try:
                 yield connection
             except BaseException:
@@ -199,11 +202,12 @@ class PostgresDatabase:
                 raise
 
     @contextmanager
-    def _lent(self, first: str = "SELECT 1") -> Iterator[psycopg.Connection[Any]]:
-        """A connection on which the statement `first` has succeeded, made anew if need be."""
-        connection = self._connected(first)
+    def _lent(self, first: str = "SELECT 1") -> Iterator[Asked]:
+        """A connection on which the statement `first` has succeeded, made anew if need be, with
+        the answer."""
+        connection, answer = self._connected(first)
         try:
-            yield connection
+            yield connection, answer
         finally:
             with self._lock:
                 keep = not (connection.closed or connection.broken or self._closed)
@@ -212,7 +216,7 @@ class PostgresDatabase:
             if not keep:
                 connection.close()
 
-    def _connected(self, first: str) -> psycopg.Connection[Any]:
+    def _connected(self, first: str) -> Asked:
         end, wait = time.monotonic() + RECOVER_SECONDS, 0.05
         while True:
             with self._lock:
@@ -225,9 +229,9 @@ class PostgresDatabase:
                     connection = self._psycopg.connect(
                         self._url, autocommit=True, options="-c search_path=edgeface,public"
                     )
-                connection.execute(first.encode())
+                answer = connection.execute(first.encode())
                 self._reached = True
-                return connection
+                return connection, answer
             except self._psycopg.OperationalError as error:
                 if connection is not None:
                     connection.close()

@@ -97,6 +97,15 @@ class Gallery(Editing):
 
     # People
 
+    def count(self, kind: Kind | str | None = None) -> int:
+        """How many people there are, all of them or only those of one `kind`.
+
+        Cheap enough to be asked for every frame (some microseconds while nothing changes), and
+        right whoever changed the gallery, another process included.
+        """
+        people = self._summary().people
+        return sum(people.values()) if kind is None else people.get(Kind(kind), 0)
+
     def enroll(
         self,
         name: str,
@@ -149,16 +158,6 @@ class Gallery(Editing):
         """Everybody, in the order of their ids."""
         with self._read() as tables:
             return tables.people()
-
-    def count(self, kind: Kind | None = None) -> int:
-        """How many people there are (of one kind). Asked again only after a change: it may be
-        called at every frame."""
-        stamp = self._db.stamp()
-        known = self._counted
-        if known is None or known[0] != stamp:
-            with self._read() as tables:
-                known = self._counted = (stamp, tables.count_people())
-        return sum(known[1].values()) if kind is None else known[1].get(kind, 0)
 
     def stamp(self) -> object:
         """A value that differs once anybody has changed the gallery, in this process or another;
@@ -273,8 +272,7 @@ class Gallery(Editing):
 
     def note(self, key: str) -> str | None:
         """The text stored under `key` by `write_note`, None if there is none."""
-        with self._read() as tables:
-            return tables.setting(f"note.{key}")
+        return self._summary().settings.get(f"note.{key}")
 
     def write_note(self, key: str, text: str) -> None:
         """Store a text with the gallery, such as its calibration. Not encrypted."""
@@ -284,8 +282,8 @@ class Gallery(Editing):
     @property
     def threshold(self) -> Threshold | None:
         """The threshold stored with the gallery, None while there is none."""
-        with self._read() as tables:
-            value, origin = tables.setting("threshold"), tables.setting("threshold_origin")
+        settings = self._summary().settings
+        value, origin = settings.get("threshold"), settings.get("threshold_origin")
         return None if value is None or origin is None else Threshold(float(value), origin)
 
     @threshold.setter

@@ -38,6 +38,9 @@ class Tables(Values):
             (key, value),
         )
 
+    def settings(self) -> dict[str, str]:
+        return {str(k): str(v) for k, v in self.execute("SELECT key, value FROM setting")}
+
     def revision(self) -> int:
         ((revision,),) = self.execute("SELECT revision FROM state")
         return int(revision)
