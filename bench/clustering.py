@@ -37,7 +37,7 @@ from edgeface.metrics.clustering import (
 )
 from edgeface.quality import rate
 from edgeface.types import Face
-from export.identities import FOLDERS, TEACHER, Labelled, Source, training_sets
+from export.protocols.identities import FOLDERS, TEACHER, Labelled, Source, training_sets
 
 Figures = dict[str, float | str | None]
 PARTS = ("quality", "robust", "messy", "scale")

@@ -1,7 +1,7 @@
 """Many bad pictures of a face against one good one: how should they be put together?
 
 People of LFW with two pictures or more, none of whom any part of edgeface was trained on. The first
-picture of each is the good one; 64 frames come of clips that `export.clips` makes of the others.
+picture of each is the good one; 64 frames come of clips that `export.protocols.clips` makes of the others.
 Probes are sets of N frames, `outliersP` with P percent of the frames another person's, somebody's
 whom nobody is compared with (at least one frame). Every set is fused in every way and compared with
 everybody's good picture: `tar` at FAR 1e-3 and `rank1`, percent.
@@ -30,7 +30,7 @@ from edgeface.aggregate import Aggregator, Learned
 from edgeface.embed import DEFAULT
 from edgeface.metrics import tar_at_far
 from edgeface.models import ModelCard, load_card
-from export.clips import Describer, Features, describe, others
+from export.protocols.clips import Describer, Features, describe, others
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]

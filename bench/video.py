@@ -41,7 +41,7 @@ from edgeface.metrics import bcubed, tpir_at_fpir
 from edgeface.thresholds import LINKING_FPIR
 from edgeface.tidy import tidy
 from edgeface.types import Array, Template
-from export.clips import quality_of
+from export.protocols.clips import quality_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,6 @@ from edgeface.embed import DEFAULT
 from edgeface.metrics import Interval, tar_at_far
 from edgeface.models import load_card
 from export.card import rounded
-from export.clips import CLIPS, FRAMES, Describer, Features, describe
 from export.data import open_pack
 from export.fusion_network import CENTRES, EDGE, WIDTH, Fusion, looks, train
 from export.fusion_onnx import readout_graph, update_graph
@@ -51,6 +50,7 @@ from export.fusion_sets import (
     held_out,
     score,
 )
+from export.protocols.clips import CLIPS, FRAMES, Describer, Features, describe
 
 
 def gain(one: list[Floats], other: list[Floats], sets: list[Sets], good: Floats) -> Interval:

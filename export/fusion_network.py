@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.clips import Features
 from export.fusion_sets import FLOOR, Crowd, Floats, Rows
+from export.protocols.clips import Features
 
 CENTRES, WIDTH, BATCH = 4, 64, 128
 EDGE = 1e-3  # added to the deviation of a column, lest a constant one be divided by nothing

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.metrics import tar_at_far
-from export.clips import CLIPS, FRAMES, Features, others
 from export.data import Pack
+from export.protocols.clips import CLIPS, FRAMES, Features, others
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]

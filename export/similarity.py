@@ -26,7 +26,7 @@ from edgeface.cluster.people import K, divide
 from edgeface.cluster.space import Space
 from edgeface.cluster.support import LIKELY, Support
 from edgeface.metrics.clustering import bcubed
-from export.identities import TEACHER, Labelled, training_sets
+from export.protocols.identities import TEACHER, Labelled, training_sets
 
 Floats = NDArray[np.float32]
 # Faces of the small sets drawn from each training set, and how many sets of that size.
