@@ -4,7 +4,6 @@ features, by cluster size, with unrecognisable crops mixed in, added later, and 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import sys
@@ -17,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import edgeface
 from bench.clustering_config import Config
 from bench.clustering_files import cluster_features
 from bench.clustering_methods import COSINES, METHODS, Faces, agglomerative
@@ -37,6 +35,7 @@ from edgeface.metrics.clustering import (
 )
 from edgeface.quality import rate
 from edgeface.types import Face
+from export.protocols.embedders import source
 from export.protocols.identities import FOLDERS, TEACHER, Labelled, Source, training_sets
 
 Figures = dict[str, float | str | None]
@@ -48,11 +47,6 @@ PUBLISHED: Figures = {
     "clustering.published.test105.ari": 0.867,
     "clustering.published.lfw311.nmi": 0.967,
     "clustering.published.lfw311.ari": 0.955,
-}
-WEIGHTS = Path(edgeface.__file__).parent / "weights"
-PEERS = {
-    "original": "models/peers/original_mobilefacenet/optim.onnx",
-    TEACHER: f"models/teachers/{TEACHER}.onnx",
 }
 
 
@@ -90,25 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REPORT",
         help="start from the figures of this report, with the parameters chosen there",
     )
-
-
-def source(name: str, shared: Path, cache: Path, *, every: int = 1) -> Source:
-    """Where the embeddings of NAME or NAME=FILE come from, of one in `every` identities."""
-    name, _, file = name.partition("=")
-    path = Path(file) if file else shared / PEERS[name] if name in PEERS else None
-
-    def open_embed():  # type: ignore[no-untyped-def]
-        if path is not None:
-            from bench.accuracy import open_embedder
-
-            return open_embedder(path)
-        from edgeface.embed import Embedder
-
-        return Embedder.load(name)
-
-    shipped = WEIGHTS / f"{name}.onnx"
-    stamp = hashlib.sha256(shipped.read_bytes()).hexdigest()[:8] if shipped.exists() else ""
-    return Source(name, shared, cache, open_embed, "" if path else stamp, every)
 
 
 def tests(features: Source) -> dict[str, Labelled]:

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.embed import batches_for
-from edgeface.models import cards, parts
+from edgeface.models import cards
+from export.protocols.embedders import original, size_mb
 
 Run = Callable[[], object]
 Pictures = NDArray[np.float32]
@@ -84,11 +85,6 @@ def by_onnxruntime(path: Path, batch: int, threads: int, faces: Pictures) -> Run
     return lambda: [session.run(None, {first.name: next(given)}) for _ in range(batch // at_once)]
 
 
-def size_mb(path: Path) -> float:
-    """Megabytes (10⁶) of the model with its weights."""
-    return sum(p.stat().st_size for p in parts(path)) / 1e6
-
-
 def shipped(runtime: str) -> dict[str, Path]:
     """`fp32` and `int8` of the main embedder, `edge.fp32` and `edge.int8`, as far as shipped: the
     file of each that a runtime loads."""
@@ -99,15 +95,6 @@ def shipped(runtime: str) -> dict[str, Path]:
         "mobilefacenet-edge-int8": "edge.int8",
     }
     return {known[c.name]: c.file_for(runtime) for c in cards() if c.name in known}
-
-
-def original(shared: Path) -> dict[str, Path]:
-    peers = shared / "models" / "peers" / "original_mobilefacenet"
-    return {
-        "fp32": peers / "optim.onnx",
-        "fp16": peers / "openvino_fp16" / "optim.xml",
-        "int8": peers / "openvino_ptq" / "quantized_model.xml",
-    }
 
 
 def measure(

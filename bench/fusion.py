@@ -1,7 +1,7 @@
 """Many bad pictures of a face against one good one: how should they be put together?
 
 People of LFW with two pictures or more, none of whom any part of edgeface was trained on. The first
-picture of each is the good one; 64 frames come of clips that `export.protocols.clips` makes of the others.
+picture of each is the good one; 64 frames come of clips `export.protocols` makes of the others.
 Probes are sets of N frames, `outliersP` with P percent of the frames another person's, somebody's
 whom nobody is compared with (at least one frame). Every set is fused in every way and compared with
 everybody's good picture: `tar` at FAR 1e-3 and `rank1`, percent.
@@ -31,6 +31,7 @@ from edgeface.embed import DEFAULT
 from edgeface.metrics import tar_at_far
 from edgeface.models import ModelCard, load_card
 from export.protocols.clips import Describer, Features, describe, others
+from export.protocols.intervals import FAR, interval
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -39,7 +40,6 @@ Fuse = Callable[[Rows], Floats]
 FRAMES = 64
 SIZES = {1: 8, 4: 8, 16: 4, 64: 1}  # frames of a set: how many sets of each person
 SHARES = {"degraded": 0.0, "outliers10": 0.1, "outliers30": 0.3}
-FAR, RESAMPLES, BINS = 1e-3, 1000, 2000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,44 +158,6 @@ def methods(features: Features, nobody: Floats, card: ModelCard) -> dict[str, Fu
         "recognisability": weighted(features, 1.0 - features.embedding @ nobody),
         **{name: aggregated(features, aggregator) for name, aggregator in made.items()},
     }
-
-
-def interval(
-    one: list[Floats], other: list[Floats], people: list[Rows], gallery: int
-) -> tuple[float, float]:
-    """95 % of the difference in TAR, percent, of two ways of fusing, the mean over several lists of
-    sets, resampling people; each way gives similarities (s, g) of the sets of `people` (s,)."""
-    ways = [
-        [_counts(values, who, gallery) for values, who in zip(way, people, strict=True)]
-        for way in (one, other)
-    ]
-    rng, gains = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        times = np.bincount(rng.integers(0, gallery, gallery), minlength=gallery).astype(np.float32)
-        first, second = (np.mean([_tar(times @ a, times @ b) for a, b in way]) for way in ways)
-        gains.append(100 * (first - second))
-    low, high = np.quantile(gains, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _counts(similarities: Floats, people: Rows, gallery: int) -> tuple[Floats, Floats]:
-    """Histograms (g, BINS) of each person's own similarities and of those with others."""
-    bins = np.clip(((similarities + 1) / 2 * BINS).astype(np.int64), 0, BINS - 1)
-    same = people[:, None] == np.arange(gallery)[None]
-    flat = people[:, None] * BINS + bins
-    own, foreign = (
-        np.bincount(flat[some], minlength=gallery * BINS).reshape(gallery, BINS)
-        for some in (same, ~same)
-    )
-    return own.astype(np.float32), foreign.astype(np.float32)
-
-
-def _tar(own: Floats, foreign: Floats) -> float:
-    """TAR at the lowest bin above which at most `FAR` of the foreign similarities lie."""
-    above = np.cumsum(foreign[::-1])[::-1]
-    allowed = np.flatnonzero(above <= FAR * foreign.sum())
-    first = int(allowed[0]) if len(allowed) else BINS
-    return float(own[first:].sum() / own.sum())
 
 
 def figures(args: argparse.Namespace) -> dict[str, float | str | None]:

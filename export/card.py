@@ -19,12 +19,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.accuracy import Embed, open_embedder, read_lfw, verify
 from edgeface.calibrate import calibrate
 from edgeface.metrics import tar_at_far, threshold_at_far
 from edgeface.models import digest
 from export.data import Pack, open_pack
 from export.ir import size_of
+from export.protocols.embedders import open_embedder
+from export.protocols.identities import Embed
+from export.protocols.lfw import read_lfw, verify
 from export.training import hold_out
 
 DATA = {

@@ -26,7 +26,6 @@ import cv2
 import numpy as np
 import torch
 
-from bench.fusion import interval
 from edgeface.embed import DEFAULT
 from edgeface.metrics import Interval, tar_at_far
 from edgeface.models import load_card
@@ -51,6 +50,7 @@ from export.fusion_sets import (
     score,
 )
 from export.protocols.clips import CLIPS, FRAMES, Describer, Features, describe
+from export.protocols.intervals import interval
 
 
 def gain(one: list[Floats], other: list[Floats], sets: list[Sets], good: Floats) -> Interval:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.accuracy import read_lfw, verify
 from edgeface.runtime import Runtime, open_session
+from export.protocols.lfw import read_lfw, verify
 from export.teachers import to_input
 from export.to_onnx import load_network
 from export.training import as_tensor

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.accuracy import keyed
 from edgeface.models import WEIGHTS
+from export.protocols.embedders import keyed, original, size_mb
 
 REPORTS = Path(__file__).parents[1] / "bench" / "reports"
 Figures = dict[str, Any]
@@ -63,8 +63,6 @@ def sizes(key: str, runtime: str, figures: Figures, shared: Path) -> float | Non
     """Megabytes of the file a runtime loads."""
     front, _, precision = key.rpartition(".")
     if front == "original":
-        from bench.embed import original, size_mb
-
         return size_mb(original(shared)[precision])
     stem = f"{front + '.' if front else ''}size_mb.{'fp16' if precision == 'fp32' else precision}"
     special = figures.get(f"{stem}.openvino") if runtime == "openvino" else None

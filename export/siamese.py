@@ -26,7 +26,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.accuracy import read_lfw, verify
 from edgeface.embed import DEFAULT, Embedder
 from export.classes import (
     Bar,
@@ -44,6 +43,7 @@ from export.classes import (
 from export.data import Pack
 from export.losses import contrastive, triplet_batch_hard
 from export.networks.inception_resnet import InceptionResNetV1, freeze_norms
+from export.protocols.lfw import read_lfw, verify
 from export.teachers import to_input
 from export.training import cosine_rate, save
 

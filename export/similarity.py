@@ -229,7 +229,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=DEFAULT)
     args = parser.parse_args(argv)
 
-    from bench.clustering import source
+    from export.protocols.embedders import source
 
     teacher = source(TEACHER, args.shared, args.cache)
     sets = {

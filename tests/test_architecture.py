@@ -85,12 +85,72 @@ def test_a_module_imports_only_what_its_layer_allows(path: Path) -> None:
         assert lower or same_foundation, f"{path} (layer {LAYER_OF[here]}) may not import {name}"
 
 
-def test_torch_lives_in_the_workshop_alone() -> None:
-    for folder in ("edgeface", "bench"):
-        for path in modules(ROOT / folder):
-            assert not any(
-                n.split(".")[0] == "torch" for n in imports(path) if "bench" not in folder
-            )
+# What runs from a checkout: each may import those before it.
+ORDER = ("edgeface", "export", "bench")
+# bench compares with torch, and sets its threads, in these modules; everything else of bench and
+# what it shares with export run without it.
+TORCH = {"export": True, "export.protocols": False, "bench": False}
+TORCH_PEERS = {"bench.score_peers", "bench.timing"}
+
+
+def breaches(module: str, names: set[str]) -> list[str]:
+    """What a module (dotted) of export or bench imports against the law."""
+    here = module.split(".", maxsplit=1)[0]
+    later = set(ORDER[ORDER.index(here) + 1 :])
+    found = [f"{module} imports {n}: {here} comes first" for n in names if n.split(".")[0] in later]
+    folder = max((f for f in TORCH if f"{module}.".startswith(f"{f}.")), key=len)
+    if any(n.split(".")[0] == "torch" for n in names):
+        allowed = TORCH[folder] or module in TORCH_PEERS
+        found += [] if allowed else [f"{module} imports torch"]
+    return sorted(found)
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+WORKSHOP = {dotted(p): p for folder in ("export", "bench") for p in modules(ROOT / folder)}
+
+
+@pytest.mark.parametrize("module", WORKSHOP)
+def test_imports_go_from_edgeface_to_export_to_bench(module: str) -> None:
+    assert breaches(module, imports(WORKSHOP[module])) == []
+
+
+def test_what_export_and_bench_share_reaches_no_torch() -> None:
+    waiting = [m for m in WORKSHOP if m.startswith("export.protocols")]
+    assert waiting
+    seen: dict[str, str] = dict.fromkeys(waiting, "")
+    while waiting:
+        module = waiting.pop()
+        for name in imports(WORKSHOP[module]):
+            assert name.split(".")[0] != "torch", f"{module} (by way of {seen[module]}) needs torch"
+            if name in WORKSHOP and name not in seen:
+                seen[name] = module
+                waiting.append(name)
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "unlawful"),
+    [
+        ("export.fusion", "from bench.fusion import interval", 1),
+        ("export.fusion", "def f():\n    from bench import fusion, score", 1),
+        ("export.networks.deep", "import bench", 1),
+        ("export.fusion", "import torch\nfrom export.protocols import lfw", 0),
+        ("export.protocols.lfw", "import torch.nn", 1),
+        ("export.protocols", "from torch import nn", 1),
+        ("export.protocolsx", "import torch", 0),
+        ("bench.fusion", "import torch", 1),
+        ("bench.score_peers", "import torch", 0),
+        ("bench.fusion", "from export.fusion import fuse\nimport edgeface", 0),
+        ("bench.peers.with_torch", "if True:\n    import torch", 1),
+    ],
+)
+def test_the_law_can_be_broken(tmp_path: Path, module: str, text: str, unlawful: int) -> None:
+    file = tmp_path / "module.py"
+    file.write_text(text)
+    found = breaches(module, imports(file))
+    assert bool(found) == bool(unlawful), found
 
 
 def test_there_is_no_drawer_for_everything() -> None:

@@ -5,8 +5,10 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from bench.accuracy import folder_faces, grouped, keyed, lfw_pairs, verify
+from bench.accuracy import folder_faces, grouped
 from bench.embed import measure
+from export.protocols.embedders import keyed
+from export.protocols.lfw import lfw_pairs, verify
 
 PAIRS = """2\t1
 Ada_Lovelace\t1\t4

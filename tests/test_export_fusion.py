@@ -10,7 +10,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from bench.fusion import interval  # noqa: E402
 from edgeface.aggregate import Aggregator, Learned  # noqa: E402
 from edgeface.models import ModelCard  # noqa: E402
 from edgeface.types import Threshold  # noqa: E402
@@ -18,6 +17,7 @@ from export.fusion import to_onnx  # noqa: E402
 from export.fusion_network import Fusion, looks  # noqa: E402
 from export.fusion_sets import SHIPPED, Crowd, fuse, score  # noqa: E402
 from export.protocols.clips import Features, clip, others  # noqa: E402
+from export.protocols.intervals import interval  # noqa: E402
 
 SIZE, PEOPLE, PICTURES = 16, 10, 3
 
