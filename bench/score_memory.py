@@ -57,8 +57,8 @@ def figures(quick: bool) -> dict[str, float | str | None]:
         path = Path(folder) / "bank.efb"
         rows = unit(np.random.default_rng(1).standard_normal((n, 512), dtype=np.float32))
         bank = SubmodelBank.pack(
-            rows, rows[::-1], np.arange(n) % 10, names=["x"] * n, rule=Rule("mixmaxsim"),
-            embedder="bench",
+            rows, rows[::-1], np.arange(n) % 10, names=["x"] * n,
+            rule=Rule("mixmaxsim", threshold=0.5), embedder="bench",
         )  # fmt: skip
         bank.save(path)
         begin = time.perf_counter()

@@ -5,6 +5,7 @@ The order of the stages for a frame is here, that for single pictures in `identi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -83,8 +84,9 @@ def ask_bank(bank: SubmodelBank | None, embedding: Array) -> Decision | None:
 
 def complete(decisions: Sequence[Decision], elsewhere: Sequence[Decision | None]) -> list[Decision]:
     """The gallery's decisions of one frame, and the bank's where the gallery knows nobody but
-    perhaps a numbered stranger: the most similar first, no class twice in the frame."""
-    result, taken = list(decisions), set()
+    perhaps a numbered stranger: the most similar first, no class twice in the frame. Where both
+    refuse a face, the one that came nearer to its threshold is told."""
+    result, taken = [_nearer(*pair) for pair in zip(decisions, elsewhere, strict=True)], set()
     order = sorted(
         (i for i, d in enumerate(elsewhere) if d is not None and d.person_id is not None),
         key=lambda i: -elsewhere[i].similarity,  # type: ignore[union-attr]
@@ -96,6 +98,14 @@ def complete(decisions: Sequence[Decision], elsewhere: Sequence[Decision | None]
         taken.add(answer.person_id)
         result[i] = answer
     return result
+
+
+def _nearer(decision: Decision, answer: Decision | None) -> Decision:
+    """Of two refusals of one face the one with the smaller distance to its threshold."""
+    if answer is None or {decision.status, answer.status} != {Status.UNKNOWN}:
+        return decision
+    lack = [d.threshold.value - d.similarity for d in (decision, answer)]
+    return answer if math.isnan(lack[0]) or lack[1] < lack[0] else decision
 
 
 class Follower:

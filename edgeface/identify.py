@@ -86,7 +86,10 @@ class Identifier:
         self._detector, self._embedder = detector, embedder
         self._rules, self._policy = rules or Rules(), policy or Policy()
         self._tracking = tracking or TrackerOptions()
-        self._learn, self._bank = learn, bank
+        self._learn = learn
+        self._bank = None
+        if bank is not None:
+            self._bank = bank.with_threshold(self._thresholds.of_bank(bank))
         self._follower: Follower | None = None
         self._next_track = 1
 
@@ -112,9 +115,10 @@ class Identifier:
             gallery: the file.
             embedder, detector: model names or files.
             runtime, threads: of both networks.
-            threshold: least cosine of a match.
+            threshold: least cosine of a match, in the gallery and in the submodel bank.
             learn: let the gallery grow from video, see `gallery.Growth`.
-            submodels: a `SubmodelBank` file that is asked about faces the gallery does not know.
+            submodels: a `SubmodelBank` file that is asked about faces the gallery does not know. A
+                bank without a calibrated threshold is given the card's for its number of classes.
 
         Raises:
             GalleryError: the file is no gallery, damaged, or was made with another model.

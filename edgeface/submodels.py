@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,20 +34,24 @@ KINDS: tuple[Kind, ...] = ("maxmax", "sim", "mixmaxsim", "fold")
 @dataclass(frozen=True, slots=True)
 class Rule:
     """How votes become a class. `tau` and `gamma` matter to mixmaxsim only, `fold` (lambda in
-    [0, 1]) to fold only; a similarity below `threshold` is unknown, whose `origin` it carries."""
+    [0, 1]) to fold only. A similarity below `threshold` is unknown, whose `origin` it carries; None
+    for a rule that nobody has calibrated. One that no cosine is below, -1 or less, is None too."""
 
     kind: Kind
     tau: float = 1.0
     gamma: float = 1.0
     fold: float = 0.5
-    threshold: float = -1.0
+    threshold: float | None = None
     origin: str = "user"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise BankError(f"rule {self.kind!r} is none of {', '.join(KINDS)}")
-        if not all(np.isfinite([self.tau, self.gamma, self.fold, self.threshold])):
+        numbers = [self.tau, self.gamma, self.fold, self.threshold or 0.0]
+        if not all(np.isfinite(numbers)):
             raise BankError(f"rule {self} holds a number that is not finite")
+        if self.threshold is not None and self.threshold <= -1.0:
+            object.__setattr__(self, "threshold", None)
 
 
 def choose(votes: score.Votes, rule: Rule) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -136,6 +140,20 @@ class SubmodelBank:
         """K."""
         return len(self.offsets) - 1
 
+    @property
+    def threshold(self) -> Threshold | None:
+        """What the rule asks of a similarity; None where nobody has calibrated it."""
+        limit = self.rule.threshold
+        return None if limit is None else Threshold(limit, self.rule.origin)
+
+    def with_threshold(self, threshold: Threshold) -> SubmodelBank:
+        """The same bank, its arrays shared, with another threshold."""
+        return SubmodelBank(
+            self.weights, self.centres, ids=self.ids, offsets=self.offsets, names=self.names,
+            rule=replace(self.rule, threshold=threshold.value, origin=threshold.origin),
+            embedder=self.embedder,
+        )  # fmt: skip
+
     def __len__(self) -> int:
         """The number of classes."""
         return len(self.ids)
@@ -198,10 +216,18 @@ class SubmodelBank:
         return found[:, 0], similarities[:, 0]
 
     def identify(self, probes: NDArray[np.float32], *, threads: int = 2) -> list[Decision]:
-        """Who each unit probe (q, d) is, unknown below the rule's threshold. A Decision's
-        `person_id` is the class; `margin` is NaN, since a rule has no second place."""
+        """Who each unit probe (q, d) is, unknown below the bank's threshold. A Decision's
+        `person_id` is the class; `margin` is NaN, since a rule has no second place.
+
+        Raises BankError where the bank has no threshold: without one every stranger is named.
+        """
+        threshold = self.threshold
+        if threshold is None:
+            raise BankError(
+                "the bank was made without strangers and has no threshold: give it one by "
+                "with_threshold, or open it through an Identifier, which takes the model's"
+            )
         classes, similarities = self.classify(probes, threads=threads)
-        threshold = Threshold(self.rule.threshold, self.rule.origin)
         decisions = []
         for index, value in zip(classes.tolist(), similarities.tolist(), strict=True):
             known = value >= threshold.value

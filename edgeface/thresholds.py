@@ -13,6 +13,7 @@ from functools import partial
 from edgeface.calibrate import Calibration
 from edgeface.gallery import Gallery, GrowthRules, Kind
 from edgeface.models import ModelCard
+from edgeface.submodels import SubmodelBank
 from edgeface.types import Threshold
 
 CALIBRATION = "calibration"  # the gallery note that holds it
@@ -69,6 +70,11 @@ class ThresholdProvider:
         curve = self._own() or Calibration.of_card(self._card)
         return None if curve is None else partial(curve.value_at, fpir=LINKING_FPIR)
 
+    def of_bank(self, bank: SubmodelBank) -> Threshold:
+        """The threshold of a submodel bank: the fixed one, its own, or what the card expects of a
+        gallery of as many people."""
+        return self._fixed or bank.threshold or self._expected(len(bank))
+
     def _known(self) -> Threshold:
         if self._fixed is not None:
             return self._fixed
@@ -77,8 +83,10 @@ class ThresholdProvider:
         if own is not None and size:
             return own.at(size)
         stored = self._gallery.threshold
-        if stored is not None:
-            return stored
+        return self._expected(size) if stored is None else stored
+
+    def _expected(self, size: int) -> Threshold:
+        """The card's threshold for `size` people."""
         measured = Calibration.of_card(self._card)
         return self._card.threshold if measured is None else measured.default_at(size)
 

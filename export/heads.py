@@ -401,7 +401,11 @@ def to_openvino(onnx_path: Path, path: Path) -> None:
     """The ONNX export as OpenVINO IR."""
     import openvino
 
-    openvino.save_model(openvino.convert_model(str(onnx_path)), str(path), compress_to_fp16=False)
+    model = openvino.convert_model(str(onnx_path))
+    # Opened with default settings, a CPU that has bfloat16 would use it and decide differently.
+    for node in model.get_ops():
+        node.get_rt_info()["precise_0"] = True
+    openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 def main(argv: list[str]) -> int:

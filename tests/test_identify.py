@@ -249,6 +249,7 @@ def test_thresholds_in_order_of_who_set_them(app, detector, embedding_card) -> N
     assert app.threshold == embedding_card.threshold
     pairs = calibrate(np.random.default_rng(0).normal(0, 0.1, 5000), fpir=1e-3, size=1)
     embedding_card.raw["impostors"] = json.loads(pairs.to_json())
+    app = Identifier(detector, Colours(embedding_card), app.gallery)
     alone = app.threshold
     assert alone.origin == "card:fpir=1e-3@N=1"
     for i, colour in enumerate((RED, GREEN, BLUE)):
@@ -275,11 +276,16 @@ def test_calibration_needs_people_and_strangers(app, detector) -> None:
     assert app.gallery.note("calibration") is None
 
 
-def bank(path: Path, names: list[str], colours: list[tuple[int, int, int]]) -> Path:
+def bank(
+    path: Path,
+    names: list[str],
+    colours: list[tuple[int, int, int]],
+    threshold: float | None = 0.8,
+) -> Path:
     """A bank file of classes by colour, as the workshop would train one."""
     rows = np.array(colours, np.float32) - 60
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    rule = Rule("maxmax", threshold=0.8)
+    rule = Rule("maxmax", threshold=threshold)
     made = SubmodelBank.pack(
         rows, rows, np.arange(len(names)) % 2, names=names, rule=rule, embedder="d" * 64
     )
@@ -310,6 +316,61 @@ def test_a_class_of_the_bank_is_named_once_in_a_frame(app, show, tmp_path: Path)
         show((face(20, 60, 90), BLUE), (face(320, 60, 90), BLUE))
     names = [s.decision.name for s in app.sightings]
     assert sorted(n or "" for n in names) == ["", "Ben"]
+
+
+def reopened(app: Identifier, threshold: Threshold | None, given: SubmodelBank) -> Identifier:
+    return Identifier(
+        app._detector, app._embedder, app.gallery, threshold=threshold, bank=given
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stored", [None, -1.0])
+def test_a_bank_that_nobody_calibrated_refuses_strangers(
+    app, detector, tmp_path: Path, stored: float | None
+) -> None:
+    """It takes the card's threshold (.5 here): what a stranger is like falls short of it."""
+    whole = SubmodelBank.load(bank(tmp_path / "b.efb", ["Gus"], [(30, 200, 30)], stored))
+    assert whole.threshold is None
+    asked = reopened(app, None, whole)
+    detector.faces = [face(20, 60, 90), face(220, 60, 90)]
+    known, stranger = asked.identify(
+        painted((detector.faces[0], GREEN), (detector.faces[1], (220, 70, 90)))
+    )
+    assert (known.decision.name, known.decision.threshold) == ("Gus", Threshold(0.5, "card"))
+    assert stranger.decision.status is Status.UNKNOWN and stranger.decision.name is None
+    # What is told is how near the stranger came, and to what.
+    assert stranger.decision.threshold == Threshold(0.5, "card")
+    assert -1 < stranger.decision.similarity < 0.5
+
+
+def test_a_threshold_of_the_users_binds_the_bank_too(app, detector, tmp_path: Path) -> None:
+    whole = SubmodelBank.load(bank(tmp_path / "b.efb", ["Gus"], [GREEN]))
+    assert whole.threshold == Threshold(0.8, "user")
+    detector.faces = [face(20, 60, 90)]
+    picture = painted((detector.faces[0], (60, 200, 80)))
+    (loose,) = reopened(app, None, whole).identify(picture)
+    assert loose.decision.name == "Gus"
+    asked = reopened(app, Threshold(0.999, "user"), whole)
+    (strict,) = asked.identify(picture)
+    assert strict.decision.status is Status.UNKNOWN
+    assert strict.decision.threshold == Threshold(0.999, "user")
+    assert strict.decision.similarity == pytest.approx(loose.decision.similarity)
+
+
+def test_of_two_refusals_the_nearer_is_told(app, detector, tmp_path: Path) -> None:
+    enroll(app, detector, "Alice", RED)
+    asked = reopened(
+        app,
+        Threshold(0.999, "user"),
+        SubmodelBank.load(bank(tmp_path / "b.efb", ["Gus"], [GREEN])),
+    )
+    detector.faces = [face(20, 60, 90)]
+    for colour, nearest in (((60, 200, 80), GREEN), ((60, 60, 220), RED)):
+        (seen,) = asked.identify(painted((detector.faces[0], colour)))
+        assert seen.decision.status is Status.UNKNOWN
+        row, other = (np.array(c, np.float32) - 60 for c in (colour, nearest))
+        cosine = row @ other / np.linalg.norm(row) / np.linalg.norm(other)
+        assert seen.decision.similarity == pytest.approx(cosine, abs=0.1)
 
 
 def test_a_watch_can_be_explained_afterwards(app, detector, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from edgeface import score
 from edgeface.errors import BankError
 from edgeface.submodels import Rule, SubmodelBank, calibrate, choose, tune, unit
-from edgeface.types import Status
+from edgeface.types import Status, Threshold
 
 N, D, K = 90, 48, 4
 NAMES = [f"Zoë {i}" for i in range(N)]
@@ -191,3 +191,38 @@ def test_damaged_data_never_crashes(
         except (BankError, ValueError):
             refused += 1
     assert refused < 60
+
+
+def test_a_rule_that_nobody_calibrated_names_nobody(
+    heads: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    weights, centres, submodel = heads
+    assert Rule("sim").threshold is None and Rule("sim", threshold=-1.0).threshold is None
+    bank = SubmodelBank.pack(
+        weights, centres, submodel, names=NAMES, rule=Rule("sim"), embedder="a" * 64
+    )
+    bank.save(tmp_path / "b.efb")
+    for one in (bank, SubmodelBank.load(tmp_path / "b.efb")):
+        assert one.threshold is None
+        with pytest.raises(BankError, match="no threshold"):
+            one.identify(probes(heads))
+        given = one.with_threshold(Threshold(0.7, "card"))
+        assert {d.threshold for d in given.identify(probes(heads))} == {Threshold(0.7, "card")}
+        assert [d.name for d in given.identify(probes(heads))] == NAMES
+    with pytest.raises(BankError, match="not finite"):
+        Rule("sim", threshold=float("nan"))
+
+
+def test_a_bank_file_that_stored_minus_one_was_never_calibrated(
+    heads: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Banks of version 1.0 wrote -1 of origin `user` where no strangers had been given."""
+    bank = pack(heads)
+    monkeypatch.setattr(
+        "edgeface.submodels.asdict",
+        lambda rule: {"kind": rule.kind, "threshold": -1.0, "origin": "user"},
+    )
+    bank.save(tmp_path / "old.efb")
+    assert SubmodelBank.load(tmp_path / "old.efb").threshold is None
