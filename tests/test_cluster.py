@@ -400,6 +400,17 @@ def test_few_faces_are_no_error(n) -> None:
     assert len(found) == n
 
 
+@pytest.mark.parametrize("others", [0, 1, 2, 9, 60])
+@pytest.mark.parametrize("alike", [0.92, 0.97, 1.0])
+def test_copies_of_a_picture_are_one_person(others, alike) -> None:
+    rows, _ = people([1] * (others + 2), dimension=128)
+    beside = rows[1] - (rows[1] @ rows[0]) * rows[0]
+    rows[1] = alike * rows[0] + np.sqrt(1 - alike**2) * beside / np.linalg.norm(beside)
+    labels = cluster(rows).labels
+    assert labels[0] == labels[1]
+    assert len(set(labels.tolist())) == others + 1
+
+
 def test_two_pictures_each_of_two_people() -> None:
     rows, truth = people([2, 2], dimension=128, spread=0.4)
     assert bcubed(truth, cluster(rows).labels).f == 1.0
