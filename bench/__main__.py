@@ -1,12 +1,15 @@
-"""`python -m bench [NAME…] [--quick] [--json [OUT]]`: one module per question.
+"""`python -m bench [NAME…|--all] [--quick] [--json [OUT]]`: one module per question; alone it lists
+them.
 
 A bench is a module of this folder with `figures(args) -> dict[str, float | str | None]`, flat
 dotted keys; it may have `add_arguments(parser)`. One NAME runs here and takes options of its own
-(`python -m bench NAME --help`); several, or none for all, run one after the other in processes of
-their own. `--json` prints one document {"bench", "command", "machine", "commit", "figures"}, or
-writes it to the file OUT; with a folder OUT it becomes OUT/NAME.json. Without `--json` a table is
-printed. A figure that was not produced is null, and stderr says why; a bench that fails, or gives a
-figure that is no finite number, makes the exit code 1.
+(`python -m bench NAME --help`); several, all with `--all`, or a short run of all with `--quick`
+alone, run one after the other in processes of their own. `--json` prints one document {"bench",
+"command", "machine", "commit", "date", "figures"}, or writes it to the file OUT; with a folder OUT
+it becomes OUT/NAME.json. bench/reports takes documents of clean commits only, so that what is
+published can be measured again. Without `--json` a table is printed. A figure that was not produced
+is null, and stderr says why; a bench that fails, or gives a figure that is no finite number, makes
+the exit code 1.
 
 `python -m bench report` turns the documents in bench/reports into pages, pictures and the tables of
 the README.
@@ -15,18 +18,22 @@ the README.
 from __future__ import annotations
 
 import argparse
+import ast
+import datetime
 import importlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
+REPORTS = HERE / "reports"
 NAMES = tuple(
     sorted(
         file.stem
@@ -91,6 +98,25 @@ def commit() -> str:
         return "unknown"
 
 
+def today() -> str:
+    """The date, UTC, as 2026-11-25."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def refusal(targets: Sequence[object], at: str) -> str | None:
+    """Why documents of commit `at` may not go to `targets`, or None when they may."""
+    paths = [Path(str(t)).resolve() for t in targets if t is not None]
+    if at != "unknown" and not at.endswith("+"):
+        return None
+    if not any(p == REPORTS or REPORTS in p.parents for p in paths):
+        return None
+    state = "is unknown" if at == "unknown" else f"is {at}: files that git tracks have changes"
+    return (
+        f"bench: the commit {state}; bench/reports takes figures of clean commits only. Commit "
+        "first, or give --json another place"
+    )
+
+
 def command(arguments: Sequence[str]) -> str:
     """The command line of a run without the folders of this machine."""
     told = [Path(a).name if Path(a).is_absolute() else a for a in arguments]
@@ -123,12 +149,19 @@ def one(name: str, rest: Sequence[str]) -> int:
     if hasattr(module, "add_arguments"):
         module.add_arguments(parser)
     args = parser.parse_args(rest)
+    at = commit()
+    to = None if args.json == "-" else args.json
+    refused = refusal([to, getattr(args, "update", None)], at)
+    if refused:
+        print(refused, file=sys.stderr)
+        return 2
     figures = module.figures(args)
     document = {
         "bench": name,
         "command": command([name, *rest]),
         "machine": machine(),
-        "commit": commit(),
+        "commit": at,
+        "date": today(),
         "figures": figures,
     }
     text = json.dumps(document, indent=1)
@@ -150,7 +183,11 @@ def several(names: Sequence[str], args: argparse.Namespace) -> int:
     """Run benches one after the other, each in a process of its own: they set threads and cores."""
     options = ["--shared", str(args.shared), *(["--quick"] if args.quick else [])]
     if args.json is not None:
-        folder = HERE / "reports" if args.json == "-" else Path(args.json)
+        folder = REPORTS if args.json == "-" else Path(args.json)
+        refused = refusal([folder], commit())
+        if refused:
+            print(refused, file=sys.stderr)
+            return 2
         folder.mkdir(parents=True, exist_ok=True)
         options += ["--json", str(folder)]
     failed = []
@@ -161,6 +198,17 @@ def several(names: Sequence[str], args: argparse.Namespace) -> int:
     if failed:
         print(f"bench: {', '.join(failed)} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def catalogue() -> str:
+    """Every bench with the first sentence of what it says of itself."""
+    lines = [__doc__.split("\n\n", 1)[0], ""]
+    for name in NAMES:
+        text = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))) or ""
+        first = re.split(r"(?<=[.:?])\s", " ".join(text.split()), maxsplit=1)[0]
+        lines.append(f"  {name:<12}{first.rstrip(':')}")
+    lines += ["", f"  {'report':<12}Pages, pictures and the README's table from bench/reports."]
+    return "\n".join(lines)
 
 
 def common(parser: argparse.ArgumentParser) -> None:
@@ -192,8 +240,14 @@ def main(argv: Sequence[str]) -> int:
     )
     names = f"report, or one or more of: {', '.join(NAMES)}"
     parser.add_argument("name", nargs="*", metavar="NAME", help=names)
+    parser.add_argument("--all", action="store_true", help="every bench; they take hours")
     common(parser)
     args = parser.parse_args(argv)
+    if not (args.name or args.all or args.quick):
+        if argv:
+            parser.error("name a bench, or give --all or --quick for every one")
+        print(catalogue())
+        return 0
     unknown = [name for name in args.name if name not in NAMES]
     if unknown:
         parser.error(f"no bench {', '.join(unknown)}; one of {', '.join(NAMES)}")

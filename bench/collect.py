@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.__main__ import commit, machine
+from bench.__main__ import commit, machine, today
 
 Figures = dict[str, float | str | None]
 
@@ -29,7 +29,7 @@ def update(
     merged: Figures = document["figures"] | figures
     merged |= totals(merged)
     document = {
-        "bench": bench, "machine": machine(), "commit": commit(),
+        "bench": bench, "machine": machine(), "commit": commit(), "date": today(),
         "runs": document["runs"] | {arguments: commit()}, "figures": dict(sorted(merged.items())),
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

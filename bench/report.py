@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.report_pages import page
+from bench.report_pages import measured, page
 
 HERE = Path(__file__).parent
 REPORTS = HERE / "reports"
@@ -212,15 +212,23 @@ def fill(template: str, documents: Documents) -> str | None:
     return None if missing else text
 
 
+def origins(template: str, documents: Documents) -> str:
+    """Commit and date of the documents whose figures a template shows."""
+    names = dict.fromkeys(re.findall(r"\{(\w+) ", template))
+    told = [measured(documents[n]).removeprefix("Commit ") for n in names]
+    return "; ".join(dict.fromkeys(told))
+
+
 def table(documents: Documents, titles: Collection[str] | None = None) -> str:
     """The table of all rows, or of those with `titles`."""
-    lines = ["| | edgeface | others, same run | `python -m bench …` |", "|---|---|---|---|"]
+    lines = ["| | edgeface | others, same run | `python -m bench …` | measured |"]
+    lines.append("|---" * 5 + "|")
     for what, own, others, command in ROWS:
         value = fill(own, documents)
         if value is not None and (titles is None or what in titles):
             beside = " · ".join(t for o in others if (t := fill(o, documents)) is not None)
             code = command if command == "the same" else f"`{command}`"
-            lines.append(f"| {what} | {value} | {beside} | {code} |")
+            lines.append(f"| {what} | {value} | {beside} | {code} | {origins(own, documents)} |")
     return "\n".join(lines)
 
 
@@ -250,13 +258,12 @@ def overview(documents: Documents, pictures: Sequence[tuple[str, str]]) -> str:
     lines += [origin(documents), ""]
     for file, caption in pictures:
         lines += [f"![{caption}]({file})", "", caption, ""]
-    lines += ["| page | commit | figures | not produced |", "|---|---|---|---|"]
+    lines += ["| page | measured | figures | not produced |", "|---|---|---|---|"]
     for name, document in documents.items():
         values = list(document["figures"].values())
         empty = sum(v is None for v in values)
-        lines.append(
-            f"| [{name}]({name}.md) | {document['commit']} | {len(values)} | {empty or ''} |"
-        )
+        at = measured(document).removeprefix("Commit ")
+        lines.append(f"| [{name}]({name}.md) | {at} | {len(values)} | {empty or ''} |")
     return "\n".join(lines) + "\n"
 
 
@@ -269,6 +276,9 @@ def main(argv: Sequence[str]) -> int:
     from bench.report_pictures import draw
 
     documents = read(args.reports)
+    unclean = [name for name, d in documents.items() if d["commit"].endswith("+")]
+    if unclean:
+        print(f"report: measure anew from a clean commit: {', '.join(unclean)}", file=sys.stderr)
     for name, document in documents.items():
         if not (HERE / f"{document['bench']}.py").exists():
             continue  # no bench of ours: its page came with it

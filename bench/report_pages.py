@@ -20,6 +20,13 @@ def shown(value: object) -> str:
     return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
+def measured(document: Mapping[str, Any]) -> str:
+    """From which commit and when the figures come: `Commit 1234abc, 2026-11-25`. A `+` behind the
+    commit says that files had changes: a figure of before such runs were refused."""
+    date = document.get("date")
+    return f"Commit {document['commit']}{f', {date}' if date else ''}"
+
+
 def page(document: Mapping[str, Any]) -> str:
     """A page with every figure of a document, in sections by the parts of their keys."""
     name = document["bench"]
@@ -29,7 +36,7 @@ def page(document: Mapping[str, Any]) -> str:
     text = (HERE / f"{name}.py").read_text(encoding="utf-8")
     summary = ast.get_docstring(ast.parse(text)) or ""
     machine = ", ".join(f"{k} {v}" for k, v in document["machine"].items())
-    lines = [f"# {name}", "", summary, "", f"Commit {document['commit']}; {machine}.", ""]
+    lines = [f"# {name}", "", summary, "", f"{measured(document)}; {machine}.", ""]
     if "command" in document:
         lines += [f"`{document['command']}`", ""]
     return "\n".join([*lines, *tables(name, document["figures"])]) + "\n"

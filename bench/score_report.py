@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from bench.collect import Figures
+from bench.report_pages import measured
 
 PROBES = (1, 8, 32)
 # What the kernel is built to reach, for Q = 1, 8 and 32.
@@ -46,8 +47,8 @@ def markdown(document: dict[str, Any]) -> str:
     cells = sorted({(int(d), int(n)) for k in figures
                     if (m := re.match(r"score\.fp32\.N(\d+)\.D(\d+)\.Q", k))
                     for n, d in [m.groups()]}, reverse=True)  # fmt: skip
-    lines = ["# Scoring", "", f"{of['cpu']}, kernel {figures.get('score.kernel')}, commit "
-             f"{document['commit']}. Written by `python -m bench score --update`; what is measured "
+    lines = ["# Scoring", "", f"{of['cpu']}, kernel {figures.get('score.kernel')}. "
+             f"{measured(document)}. Written by `python -m bench score --update`; what is measured "
              "and how: `bench/score.py`. Ratios are times of others over ours in the same round. "
              "**Bold** misses its target.", ""]  # fmt: skip
     for d, n in cells:

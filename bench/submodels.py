@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import collect
+from bench.report_pages import measured
 from bench.submodel_sets import Draw, cosines, faces, fit, synthetic
 from edgeface import score
 from edgeface.submodels import Rule, choose, tune, unit
@@ -213,7 +214,7 @@ def _bootstrap(difference: NDArray, rounds: int = 1000) -> tuple[float, float]:
 def markdown(document: dict[str, Any]) -> str:
     got = document["figures"]
     lines = ["# Submodel rules", "",
-             f"Commit {document['commit']}. Written by `python -m bench submodels --update`; sets "
+             f"{measured(document)}. Written by `python -m bench submodels --update`; sets "
              "and rules: `bench/submodels.py` and `bench/submodel_sets.py`.", ""]  # fmt: skip
     names = sorted({k.split(".")[1] for k in got}, key=lambda n: got[f"submodels.{n}.classes"])
     for name in names:

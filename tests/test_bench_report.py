@@ -36,6 +36,53 @@ def test_a_row_without_an_own_figure_is_left_out_and_a_missing_peer_is_empty() -
     assert "| OpenCV 40.2 |" in report.table(alone)
 
 
+def test_a_row_says_from_which_commits_and_days_its_figures_come() -> None:
+    found = {
+        "size": document("size", **{"size.wheel_mb": 1.0}) | {"date": "2026-11-25"},
+        "embed": document("embed", x=1.0) | {"commit": "fff0000"},
+    }
+    assert report.origins("{size size.wheel_mb|.1f}; {size x}", found) == "abc1234, 2026-11-25"
+    assert report.origins("{size y} {embed x}", found) == "abc1234, 2026-11-25; fff0000"
+    assert "Commit abc1234, 2026-11-25;" in page(found["size"])
+
+
+def test_reports_take_figures_of_clean_commits_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside = [runner.REPORTS, runner.REPORTS / "x.json", runner.REPORTS / ".." / "reports" / "y"]
+    for target in inside:
+        assert runner.refusal([None, target], "abc1234") is None
+        for commit in ("abc1234+", "unknown"):
+            told = runner.refusal([None, target], commit)
+            assert told is not None and "clean commits only" in told
+    assert runner.refusal([None, tmp_path, "figures.json"], "abc1234+") is None
+
+    # Before anything is measured: a bench takes hours.
+    monkeypatch.setattr(runner, "commit", lambda: "abc1234+")
+    monkeypatch.setattr(runner.subprocess, "run", lambda *a, **b: pytest.fail("measured"))
+    assert runner.main(["size", "--json", str(runner.REPORTS / "size.json")]) == 2
+    assert runner.main(["size", "embed", "--json"]) == 2
+    assert runner.main(["submodels", "--update", str(runner.REPORTS / "submodels.json")]) == 2
+    assert capsys.readouterr().err.count("Commit first, or give --json another place") == 3
+
+
+def test_alone_it_lists_the_benches_and_starts_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = []
+    monkeypatch.setattr(runner, "several", lambda names, args: started.append(list(names)) or 0)
+    assert runner.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = {line.split()[0]: line for line in lines if line.startswith("  ")}
+    assert set(runner.NAMES) <= set(listed) and started == []
+    assert all(len(line.split()) > 3 for line in listed.values())
+    assert runner.main(["--quick"]) == 0
+    assert runner.main(["--all"]) == 0
+    assert started == [list(runner.NAMES)] * 2
+    with pytest.raises(SystemExit):
+        runner.main(["--json"])
+
+
 def test_only_the_part_between_the_marks_is_renewed() -> None:
     found = {"pipeline": document("pipeline", **{"pipeline.640x360.fps.onnxruntime": 100.0})}
     text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,14 @@ def test_few_dependencies_and_no_upper_bounds() -> None:
     extras = PROJECT["optional-dependencies"].values()
     everything = [*PROJECT["dependencies"], *(d for extra in extras for d in extra)]
     assert [d for d in everything if "<" in d.split(";")[0] or "==" in d.split(";")[0]] == []
+
+
+def test_the_changelog_begins_with_the_version_that_is_built() -> None:
+    lines = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    versions = [line for line in lines if line.startswith("## ")]
+    assert re.fullmatch(
+        rf"## {re.escape(PROJECT['version'])} \((unreleased|\d{{4}}-\d\d-\d\d)\)", versions[0]
+    )
 
 
 def test_no_build_is_for_this_processor_alone() -> None:
