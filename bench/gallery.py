@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from edgeface.gallery import Gallery, mirror
+from edgeface.gallery import Gallery
 from edgeface.gallery.exchange import Table
-from edgeface.gallery.flat import THREADS, Exact, Searcher
-from edgeface.gallery.graph import EF_CONSTRUCTION, Hnsw, M, breadth
+from edgeface.gallery.index import mirror
+from edgeface.gallery.index.hnsw import EF_CONSTRUCTION, Hnsw, M, breadth
+from edgeface.gallery.index.scan import THREADS, Exact, Searcher
 from edgeface.score import topk
 from edgeface.types import Array
 

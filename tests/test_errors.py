@@ -20,7 +20,7 @@ LANGUAGE = {
     "StopIteration",
 }
 # Of another library, raised to be mended or translated in the same file.
-TRANSLATED = {"database.py": {"DatabaseError"}}
+TRANSLATED = {"sqlite.py": {"DatabaseError"}}
 COMMAND_LINE = {"BadParameter", "Exit", "SystemExit"}
 
 

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface.errors import GalleryError
-from edgeface.gallery import Gallery, Kind, Provenance, database
-from edgeface.gallery.database import MIGRATIONS, SqliteDatabase
+from edgeface.gallery import Gallery, Kind, Provenance
 from edgeface.gallery.records import check_name
-from edgeface.gallery.tables import Tables
+from edgeface.gallery.storage import sqlite
+from edgeface.gallery.storage.sqlite import MIGRATIONS, SqliteDatabase
+from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Threshold
 
 pytest_plugins = ("gallery_places",)
@@ -299,7 +300,7 @@ def test_an_older_gallery_is_brought_up_to_date(path: Path, local: Gallery, monk
     local.enroll("Ann", faces(1))
     local.close()
     newer = (*MIGRATIONS, "ALTER TABLE person ADD COLUMN shoe_size REAL;")
-    monkeypatch.setattr("edgeface.gallery.database.MIGRATIONS", newer)
+    monkeypatch.setattr("edgeface.gallery.storage.sqlite.MIGRATIONS", newer)
     with Gallery.open(path, model=MODEL, size=SIZE) as gallery:
         assert gallery.search(faces(1)[0])[0].name == "Ann"
     with sqlite3.connect(path) as database:
@@ -314,7 +315,7 @@ def test_a_migration_that_fails_changes_nothing(path: Path, local: Gallery, monk
     before = path.read_bytes()
     broken = (*MIGRATIONS, "CREATE TABLE half (a); CREATE TABLE person (a);")
     with monkeypatch.context() as patch, pytest.raises(GalleryError):
-        patch.setattr("edgeface.gallery.database.MIGRATIONS", broken)
+        patch.setattr("edgeface.gallery.storage.sqlite.MIGRATIONS", broken)
         Gallery.open(path, model=MODEL, size=SIZE)
     with Gallery.open(path, model=MODEL, size=SIZE) as gallery:
         assert names(gallery) == ["Ann"]
@@ -397,7 +398,7 @@ def test_every_connection_of_an_opening_waits(path: Path, waits: int, monkeypatc
 
 def test_a_lock_that_stays_is_told_with_the_wait(path: Path, monkeypatch) -> None:
     Gallery.open(path, model=MODEL, size=SIZE).close()
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
     holder = hold(path, 1.0)
     with pytest.raises(GalleryError, match=r"locked by another process, waited 0\.\d s"):
         Gallery.open(path)
@@ -408,7 +409,7 @@ def test_a_change_after_a_quiet_while_is_seen_at_once(path: Path, local: Gallery
     local.enroll("Alice", faces(1))
     with Gallery.open(path) as other:
         for n in range(2, 5):
-            time.sleep(1.5 * database.SETTLED_NS / 1e9)
+            time.sleep(1.5 * sqlite.SETTLED_NS / 1e9)
             assert len(local.search(faces(1)[0])) == n - 1
             other.enroll(f"person {n}", faces(n))
             assert len(local.search(faces(1)[0])) == n
@@ -537,7 +538,7 @@ def test_a_change_behind_an_old_time_of_the_file_is_seen_within_a_second(
         while local.count() == 1 and time.monotonic() < end:
             time.sleep(0.05)
         assert local.search(faces(2)[0])[0].name == "Bea"
-        assert time.monotonic() < end - 5.0 + 1.5 * database.TRUSTED_SECONDS
+        assert time.monotonic() < end - 5.0 + 1.5 * sqlite.TRUSTED_SECONDS
 
 
 def test_kinds_of_people(gallery: Gallery) -> None:

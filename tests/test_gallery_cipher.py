@@ -10,7 +10,7 @@ from gallery_faces import MODEL, SIZE, faces, names
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery
-from edgeface.gallery.cipher import AesGcm, parse_key
+from edgeface.gallery.storage.cipher import AesGcm, parse_key
 
 pytest_plugins = ("gallery_places",)
 pytest.importorskip("cryptography")

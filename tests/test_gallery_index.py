@@ -11,10 +11,11 @@ from gallery_faces import MODEL, SIZE, faces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface.gallery import Gallery, mirror
-from edgeface.gallery.flat import Exact, Sketch
-from edgeface.gallery.graph import Hnsw
-from edgeface.gallery.index import ReadWriteLock
+from edgeface.gallery import Gallery
+from edgeface.gallery.index import mirror
+from edgeface.gallery.index.hnsw import Hnsw
+from edgeface.gallery.index.people import ReadWriteLock
+from edgeface.gallery.index.scan import Exact, Sketch
 
 pytest_plugins = ("gallery_places",)
 LIMIT = 300

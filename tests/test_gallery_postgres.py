@@ -12,7 +12,7 @@ from gallery_faces import MODEL, SIZE, faces, names
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery
-from edgeface.gallery.postgres import Vectors
+from edgeface.gallery.storage.postgres import Vectors
 
 pytest.importorskip("psycopg")
 pytest_plugins = ("gallery_places",)

@@ -13,8 +13,9 @@ import pytest
 from conftest import ROOT
 
 import edgeface
-from edgeface.gallery import Gallery, mirror
-from edgeface.gallery.flat import Exact
+from edgeface.gallery import Gallery
+from edgeface.gallery.index import mirror
+from edgeface.gallery.index.scan import Exact
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from edgeface.gallery.gallery import Gallery
 from edgeface.gallery.records import Person, Sample
-from edgeface.gallery.store import Gallery
 from edgeface.types import Array
 
 BLOCK = 2048  # samples compared with everybody at once

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgeface.gallery.cipher import Cipher
-from edgeface.gallery.database import Database
-from edgeface.gallery.tables import Tables
+from edgeface.gallery.storage.cipher import Cipher
+from edgeface.gallery.storage.sqlite import Database
+from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind, Match
 
 

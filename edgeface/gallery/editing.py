@@ -13,7 +13,7 @@ from edgeface.gallery import journal
 from edgeface.gallery.base import Base
 from edgeface.gallery.journal import Entry
 from edgeface.gallery.records import Faces, Person, Provenance, check_name, unit_rows
-from edgeface.gallery.tables import Tables
+from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind
 
 

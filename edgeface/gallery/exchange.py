@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgeface.errors import GalleryError
 from edgeface.gallery.records import Person, Provenance, Sample, check_name
-from edgeface.gallery.tables import Tables
+from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind
 
 FORMAT = 1

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeface.errors import GalleryError
+from edgeface.gallery.gallery import Gallery
 from edgeface.gallery.records import Provenance
-from edgeface.gallery.store import Gallery
 from edgeface.types import Array, Kind, Match, Template, Threshold
 
 

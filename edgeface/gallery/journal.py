@@ -14,7 +14,7 @@ from typing import Any
 
 from edgeface.errors import GalleryError
 from edgeface.gallery.records import Person, Provenance
-from edgeface.gallery.tables import Tables
+from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Kind
 
 KEPT = 10_000  # entries; older ones can no longer be undone

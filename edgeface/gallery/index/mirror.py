@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeface.gallery.cipher import Cipher
-from edgeface.gallery.database import Database, Execute
-from edgeface.gallery.flat import Exact, Ids, Sketch
-from edgeface.gallery.graph import Hnsw
-from edgeface.gallery.index import Index
-from edgeface.gallery.tables import Tables
+from edgeface.gallery.index.hnsw import Hnsw
+from edgeface.gallery.index.people import Index
+from edgeface.gallery.index.scan import Exact, Ids, Sketch
+from edgeface.gallery.storage.cipher import Cipher
+from edgeface.gallery.storage.sqlite import Database, Execute
+from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind, Match
 
 logger = logging.getLogger("edgeface")

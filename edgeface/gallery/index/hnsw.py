@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeface.gallery.flat import THREADS, Ids
+from edgeface.gallery.index.scan import THREADS, Ids
 from edgeface.score import topk
 from edgeface.types import Array
 

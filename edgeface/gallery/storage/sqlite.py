@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgeface.errors import GalleryError
-from edgeface.gallery.cipher import Cipher, Plain
+from edgeface.gallery.storage.cipher import Cipher, Plain
 
 Rows = list[tuple[Any, ...]]
 Execute = Callable[..., Rows]

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from edgeface.errors import GalleryError
-from edgeface.gallery.cipher import Cipher, Plain
-from edgeface.gallery.database import MIGRATIONS, Execute, Rows
+from edgeface.gallery.storage.cipher import Cipher, Plain
+from edgeface.gallery.storage.sqlite import MIGRATIONS, Execute, Rows
 from edgeface.types import Array, Kind, Match
 
 if TYPE_CHECKING:

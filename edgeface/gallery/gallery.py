@@ -13,14 +13,14 @@ from numpy.typing import ArrayLike
 from edgeface.errors import GalleryError
 from edgeface.gallery import exchange, journal
 from edgeface.gallery.base import Finder
-from edgeface.gallery.cipher import Cipher
-from edgeface.gallery.contract import agree
-from edgeface.gallery.database import Database, SqliteDatabase
 from edgeface.gallery.editing import Editing
-from edgeface.gallery.mirror import Mirror
-from edgeface.gallery.postgres import PostgresDatabase, ServerFinder, is_postgres
+from edgeface.gallery.index.mirror import Mirror
 from edgeface.gallery.records import Person, Provenance, Sample, check_name, unit_rows
-from edgeface.gallery.tables import Tables
+from edgeface.gallery.storage.cipher import Cipher
+from edgeface.gallery.storage.contract import agree
+from edgeface.gallery.storage.postgres import PostgresDatabase, ServerFinder, is_postgres
+from edgeface.gallery.storage.sqlite import Database, SqliteDatabase
+from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind, Match, Threshold
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeface.errors import GalleryError
 from edgeface.gallery.records import Person, Provenance, Sample, unknown
-from edgeface.gallery.values import Values
+from edgeface.gallery.storage.values import Values
 from edgeface.types import Array, Kind
 
 _PERSON = """

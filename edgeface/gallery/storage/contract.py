@@ -6,9 +6,9 @@ import base64
 import uuid
 
 from edgeface.errors import GalleryError
-from edgeface.gallery.cipher import AesGcm, Cipher, Plain, read_key
-from edgeface.gallery.database import Database
-from edgeface.gallery.tables import Tables
+from edgeface.gallery.storage.cipher import AesGcm, Cipher, Plain, read_key
+from edgeface.gallery.storage.sqlite import Database
+from edgeface.gallery.storage.tables import Tables
 
 
 def agree(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from edgeface.gallery.flat import Ids, Searcher
+from edgeface.gallery.index.scan import Ids, Searcher
 from edgeface.types import Array, Kind, Match
 
 

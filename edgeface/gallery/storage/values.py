@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeface.gallery.cipher import Cipher
-from edgeface.gallery.database import Execute
 from edgeface.gallery.records import Person, Provenance, Sample
+from edgeface.gallery.storage.cipher import Cipher
+from edgeface.gallery.storage.sqlite import Execute
 from edgeface.types import Array, Kind
 
 
