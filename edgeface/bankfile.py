@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.atomic import replacing
 from edgeface.errors import BankError
 
 _MAGIC = b"EFBANK\r\n"
@@ -66,18 +67,11 @@ def write(path: Path, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> 
     text = json.dumps({**meta, "sections": sections, "size": at}).encode()
     text = text.ljust(_padded(_HEAD.size + len(text)) - _HEAD.size)
     crc = zlib.crc32(_HEAD.pack(_MAGIC, _VERSION, len(text), 0) + text)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_HEAD.pack(_MAGIC, _VERSION, len(text), crc) + text)
-            for array in arrays.values():
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-                file.write(bytes(_padded(array.nbytes) - array.nbytes))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(_HEAD.pack(_MAGIC, _VERSION, len(text), crc) + text)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            file.write(bytes(_padded(array.nbytes) - array.nbytes))
 
 
 def read(path: Path, *, verify: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Self
 
 import numpy as np
 
+from edgeface.atomic import replacing
 from edgeface.errors import CalibrationError
 from edgeface.types import Array
 
@@ -85,7 +86,7 @@ class Cohort:
 
     def save(self, path: str | Path) -> None:
         """Write an `.npz` in half precision."""
-        with Path(path).open("wb") as file:
+        with replacing(path) as file:
             np.savez_compressed(
                 file,
                 model=np.array(self.model),

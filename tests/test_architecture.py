@@ -12,7 +12,7 @@ PACKAGE = ROOT / "edgeface"
 
 LAYERS = {
     0: {"types", "errors", "metrics"},
-    1: {"runtime", "models", "score", "bankfile", "images", "assign"},
+    1: {"atomic", "runtime", "models", "score", "bankfile", "images", "assign"},
     2: {
         "video",
         "detect",

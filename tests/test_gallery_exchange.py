@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gallery_faces import MODEL, SIZE, faces
 
-from edgeface.errors import GalleryError
+from edgeface.errors import GalleryError, OutputError
 from edgeface.gallery import Gallery, Provenance
 
 pytest_plugins = ("gallery_places",)
@@ -78,6 +78,6 @@ def test_what_is_no_export_is_refused(full: Gallery, folder: Path, way) -> None:
 def test_an_export_that_cannot_be_written_leaves_nothing(full: Gallery, folder: Path, way) -> None:
     write, _ = way
     before = sorted(folder.iterdir())
-    with pytest.raises(GalleryError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write(full, folder / "no" / "such" / "folder")
     assert sorted(folder.iterdir()) == before

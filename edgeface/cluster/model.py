@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from edgeface.atomic import replacing
 from edgeface.errors import ModelError
 from edgeface.types import Array
 
@@ -103,9 +104,8 @@ class EdgeModel:
             "second": _plain(self.second, (*FEATURES, *SUPPORT)),
             "threshold": self.threshold,
         }
-        temporary = Path(f"{path}.part")
-        temporary.write_text(json.dumps(raw) + "\n")
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write(f"{json.dumps(raw)}\n".encode())
 
 
 def _plain(network: Network, features: tuple[str, ...]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -12,6 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeface.atomic import replacing
 from edgeface.cluster.apart import cut
 from edgeface.cluster.changes import (
     Change,
@@ -259,9 +259,7 @@ class Pile:
 
     def save(self, path: str | Path) -> None:
         """Write the pile as one .npz, atomically and readable by its owner alone."""
-        temporary = Path(f"{path}.part")
-        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+        with replacing(path) as file:
             np.savez(
                 file,
                 version=VERSION,
@@ -274,7 +272,6 @@ class Pile:
                 strangers=np.array(astuple(self.strangers)),
                 next_id=self.next_id,
             )
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.atomic import replacing
 from edgeface.errors import GalleryError
 from edgeface.gallery.records import Person, Provenance, Sample, check_name
 from edgeface.gallery.storage.tables import Tables
@@ -75,7 +74,8 @@ def write_npz(data: Table, path: Path) -> None:
     for name in _TEXT:
         values, index = np.unique(np.array(data.text[name], np.str_), return_inverse=True)
         arrays[f"{name}_values"], arrays[f"{name}_index"] = values, index.astype(np.int64)
-    _replace(path, lambda file: np.savez_compressed(file, **arrays))
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read_npz(path: Path) -> Table:
@@ -112,7 +112,8 @@ def write_parquet(data: Table, path: Path) -> None:
     }
     meta = {"edgeface.format": str(FORMAT), "edgeface.model": data.model}
     content = pa.table(columns).replace_schema_metadata(meta)
-    _replace(path, lambda file: parquet.write_table(content, file))
+    with replacing(path) as file:
+        parquet.write_table(content, file)
 
 
 def read_parquet(path: Path) -> Table:
@@ -193,21 +194,6 @@ def _sound(data: Table, path: Path) -> Table:
     if strange:
         raise GalleryError(f"{path} is not a gallery export: it holds {sorted(strange)[0]!r}")
     return data
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write beside `path`, sync, then take its place: never half a file under the name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise GalleryError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.errors import OutputError
+from edgeface.atomic import replacing
 from edgeface.types import Array
 
 SHOWN = 60  # pictures of one person on the page
@@ -224,13 +224,5 @@ def _plane(embeddings: Array, exemplars: list[int]) -> NDArray[np.float64]:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file whole or not at all, readable by its owner alone: faces are biometric data."""
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
