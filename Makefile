@@ -25,14 +25,14 @@ demo: $(READY) ## enrol one person and identify the sample clip, offline
 
 test: $(READY) ## run the test suite
 	$(BIN)/pip install --quiet --editable '.[headless,dev,numba,openvino]'
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(READY) ## ruff, format check included
 	$(BIN)/pip install --quiet --editable '.[headless,dev,numba,openvino]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY) ## mypy, strict on edgeface/
+types: $(READY) ## mypy, strict
 	$(BIN)/pip install --quiet --editable '.[headless,dev,numba,openvino]'
 	$(BIN)/mypy
 
