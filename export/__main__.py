@@ -10,6 +10,8 @@ VERBS = {
     "overlap": ("export.overlap", "leave out training identities that look like test identities"),
     "targets": ("export.teachers", "cache teachers' embeddings of the undegraded crops"),
     "distil": ("export.distil", "train an embedder from teachers' embeddings, no labels needed"),
+    "init": ("export.init", "a shipped ONNX embedder as a checkpoint to train further"),
+    "further": ("export.further", "train an embedder on towards several teachers' joint space"),
     "train": ("export.train", "train an embedder, detector, siamese head or submodel heads"),
     "detector": ("export.detector", "train the five-landmark face detector"),
     "detector-onnx": ("export.detector_onnx", "detector checkpoint to ONNX, with its card"),

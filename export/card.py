@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from edgeface.calibrate import calibrate
 from edgeface.metrics import tar_at_far, threshold_at_far
 from edgeface.models import digest
-from export.data import Pack, open_pack
+from export.data import Pack, hold_out, open_pack
 from export.ir import size_of
 from export.protocols.embedders import open_embedder
 from export.protocols.identities import Embed
 from export.protocols.lfw import read_lfw, verify
-from export.training import hold_out
 
 DATA = {
     "CelebA": "non-commercial research; faces detected and aligned to 112×112",

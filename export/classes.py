@@ -32,7 +32,7 @@ def open_data(path: Path, out: Path) -> tuple[Path, Pack]:
         raise DataError(f"{path} is neither a folder of people nor a pack of `export pack`")
     target = out / "pack"
     if not target.with_suffix(".npy").exists():
-        rows = [row for row in list_crops(path, set()) if row[0]]
+        rows = [row for row in list_crops(path, set()) if row.identity]
         if not rows:
             raise DataError(f"{path} has no sub-folders with pictures; one per person is needed")
         pack(rows, target)

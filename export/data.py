@@ -4,23 +4,29 @@ A pack is three files that belong together: `PACK.npy`, uint8 (N, 112, 112, 3) B
 decoding; `PACK.tsv`, one `identity<TAB>path` line per row, identity empty where none is known;
 `PACK.keep.npy`, bool (N,), written by `filter_overlap`: False for rows whose identity resembles
 someone of a test set. A folder whose pictures lie in sub-folders has one identity per sub-folder,
-a flat folder has no identities.
+a flat folder has no identities. A zip counts as a folder of its name.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 SIZE = 112
+HELD_FAMILIES = 60
+FAMILY_SEED = 60
 SUFFIXES = {".webp", ".png", ".jpg", ".jpeg"}
+# Identities of one family in a set of families: fiw_families/F0001_MID1, …_MID2.
+FAMILY = re.compile(r"(.*F\d+)_MID\d+$")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,42 +40,84 @@ class Pack:
     paths: tuple[str, ...]
     keep: NDArray[np.bool_]
 
+    def families(self) -> NDArray[np.int64]:
+        """(N,) the family of every row as the number of one of its identities; an identity of no
+        family is one of its own, -1 where nobody is known."""
+        first: dict[str, int] = {}
+        of = [first.setdefault(family_of(name) or name, i) for i, name in enumerate(self.names)]
+        return np.array([*of, -1], np.int64)[self.identity]
+
+
+def family_of(name: str) -> str:
+    """The family an identity belongs to, "" where its name says none."""
+    match = FAMILY.match(name)
+    return match.group(1) if match else ""
+
 
 def normalised(name: str) -> str:
     """A person's name as compared across data sets: lower case, blanks for `_`, `-` and dots."""
     return " ".join(name.lower().replace("_", " ").replace("-", " ").replace(".", " ").split())
 
 
-def list_crops(folder: Path, drop: set[str]) -> list[tuple[str, Path]]:
-    """(identity, path) of every picture under `folder`, sorted, without those named in `drop`."""
-    rows: list[tuple[str, Path]] = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-        person = "" if path.parent == folder else path.parent.name
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """One picture to pack: `identity` ("" where none is known) and where it is, `path` below
+    `source`, a folder or a zip."""
+
+    identity: str
+    source: Path
+    path: str
+
+    @property
+    def name(self) -> str:
+        """What the pack's table calls it."""
+        return f"{self.source.stem}/{self.path}"
+
+    def decode(self, archive: zipfile.ZipFile | None) -> NDArray[np.uint8] | None:
+        """(h, w, 3) uint8 BGR; None when it is no picture."""
+        raw = (self.source / self.path).read_bytes() if archive is None else archive.read(self.path)
+        picture = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR) if raw else None
+        return None if picture is None else np.asarray(picture, np.uint8)
+
+
+def list_crops(folder: Path, drop: set[str]) -> list[Crop]:
+    """Every picture under `folder`, a folder or a zip, sorted, without identities in `drop`."""
+    if folder.suffix == ".zip":
+        with zipfile.ZipFile(folder) as archive:
+            names = [PurePosixPath(name) for name in archive.namelist()]
+    else:
+        names = [PurePosixPath(p.relative_to(folder).as_posix()) for p in folder.rglob("*")]
+    rows: list[Crop] = []
+    for path in sorted(p for p in names if p.suffix.lower() in SUFFIXES):
+        person = path.parent.name
         if normalised(person) in drop:
             continue
-        rows.append((f"{folder.name}/{person}" if person else "", path))
+        rows.append(Crop(f"{folder.stem}/{person}" if person else "", folder, str(path)))
     return rows
 
 
-def pack(rows: list[tuple[str, Path]], target: Path) -> int:
+def pack(rows: list[Crop], target: Path) -> int:
     """Decode `rows` into `target`.npy and .tsv; returns how many. Unreadable pictures are named on
     stderr and left out; pictures of another size are resized to 112×112."""
     target.parent.mkdir(parents=True, exist_ok=True)
     images = np.lib.format.open_memmap(
         target.with_suffix(".part.npy"), "w+", np.uint8, (len(rows), SIZE, SIZE, 3)
     )
+    archives = {s: zipfile.ZipFile(s) for s in {r.source for r in rows} if s.suffix == ".zip"}
     lines = []
-    for identity, path in rows:
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    for row in rows:
+        picture = row.decode(archives.get(row.source))
         if picture is None:
-            print(f"pack: cannot decode {path}, left out", file=sys.stderr)
+            print(f"pack: cannot decode {row.name}, left out", file=sys.stderr)
             continue
         if picture.shape[:2] != (SIZE, SIZE):
             picture = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         images[len(lines)] = picture
-        lines.append(f"{identity}\t{path.parent.name}/{path.name}\n")
+        lines.append(f"{row.identity}\t{row.name}\n")
         if len(lines) % 2000 == 0:
             print(f"\rpack: {len(lines)}/{len(rows)}", end="", file=sys.stderr, flush=True)
+    for archive in archives.values():
+        archive.close()
     images.flush()
     if len(lines) < len(rows):
         whole = np.lib.format.open_memmap(
@@ -101,31 +149,43 @@ def open_pack(target: Path) -> Pack:
     return Pack(images, identity, tuple(names), tuple(row[1] for row in table), keep)
 
 
-def mean_embeddings(
-    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]], data: Pack, batch: int = 64
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Unit embeddings (N, d) of every row and unit mean (P, d) of every identity; `embed` maps
-    (n, 112, 112, 3) uint8 BGR to (n, d)."""
-    rows = [embed(data.images[i : i + batch]) for i in range(0, len(data.images), batch)]
-    each = np.concatenate(rows)
-    each = each / np.linalg.norm(each, axis=1, keepdims=True)
-    mean = np.zeros((len(data.names), each.shape[1]), np.float32)
+def hold_out(data: Pack, fraction: float = 0.04) -> NDArray[np.bool_]:
+    """Rows kept from training: every `1/fraction`-th identity whole (a fifth of them where there
+    are fewer than 100), as many of the pictures without identity, and of a set of families 60 whole
+    families (a fifth where there are fewer than 300), drawn by a fixed seed."""
+    every = 5 if 0 < data.identity.max(initial=-1) < 99 else round(1 / fraction)
+    unknown = data.identity < 0
+    held = np.where(unknown, np.arange(len(unknown)) % every == 0, data.identity % every == 0)
+    groups = sorted({family_of(name) for name in data.names} - {""})
+    drawn = np.random.default_rng(FAMILY_SEED).permutation(len(groups))
+    kept = {groups[i] for i in drawn[: min(HELD_FAMILIES, max(1, len(groups) // 5))]}
+    for number, name in enumerate(data.names):
+        if family := family_of(name):
+            held[data.identity == number] = family in kept
+    return held
+
+
+def mean_embeddings(each: NDArray[np.floating], data: Pack) -> NDArray[np.float32]:
+    """Unit mean (P, d) of every identity of the embeddings `each` (N, d) of a pack's rows."""
+    rows = each / np.linalg.norm(each, axis=1, keepdims=True)
+    mean = np.zeros((len(data.names), rows.shape[1]), np.float32)
     known = data.identity >= 0
-    np.add.at(mean, data.identity[known], each[known])
-    return each, mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    np.add.at(mean, data.identity[known], rows[known])
+    return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
 
 
 def filter_overlap(
-    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    embeddings: Callable[[Path], NDArray[np.floating]],
     target: Path,
     tests: list[Path],
     limit: float = 0.6,
 ) -> list[str]:
     """Write `target`.keep.npy without the identities whose mean embedding has a cosine above
-    `limit` with the mean of any identity of the packs `tests`; returns the names dropped."""
+    `limit` with the mean of any identity of the packs `tests`; returns the names dropped.
+    `embeddings` gives the (N, d) rows of a pack."""
     data = open_pack(target)
-    _, mean = mean_embeddings(embed, data)
-    others = np.concatenate([mean_embeddings(embed, open_pack(t))[1] for t in tests])
+    mean = mean_embeddings(embeddings(target), data)
+    others = np.concatenate([mean_embeddings(embeddings(t), open_pack(t)) for t in tests])
     nearest = (mean @ others.T).max(1)
     drop = nearest > limit
     keep = np.ones(len(data.identity), bool)
@@ -137,7 +197,9 @@ def filter_overlap(
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export pack", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of aligned 112×112 crops")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, help="folders or zips of aligned 112×112 crops"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="PACK", help="target, no suffix")
     parser.add_argument(
         "--drop-names", type=Path, metavar="FILE", help="identities to leave out, one a line"
@@ -146,10 +208,10 @@ def main(argv: list[str]) -> int:
     drop = set()
     if args.drop_names:
         drop = {normalised(line) for line in args.drop_names.read_text().splitlines() if line}
-    rows: list[tuple[str, Path]] = []
+    rows: list[Crop] = []
     for folder in args.folders:
-        if not folder.is_dir():
-            print(f"pack: {folder} is not a folder", file=sys.stderr)
+        if not (folder.is_dir() or zipfile.is_zipfile(folder)):
+            print(f"pack: {folder} is neither a folder nor a zip", file=sys.stderr)
             return 2
         rows += list_crops(folder, drop)
     if not rows:

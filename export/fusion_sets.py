@@ -39,7 +39,7 @@ def choose(data: Pack, people: int | None = None, most: int = PICTURES) -> Rows:
 
 
 def held_out(person: Rows) -> NDArray[np.bool_]:
-    """Every fifth person is kept for validation; among them are all whom `export.training.hold_out`
+    """Every fifth person is kept for validation; among them are all whom `export.data.hold_out`
     keeps from the embedder."""
     return person % 5 == 0
 

@@ -19,14 +19,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from export.data import Pack, open_pack
+from export.data import Pack, hold_out, open_pack
 from export.folded import Layer, fold_network
 from export.ir import save, size_of, to_ir
 from export.networks.mobilefacenet import MobileFaceNet
 from export.simulated import CENTRE, UNIT, SimulatedInt8, calibrate, equalise, tune
 from export.teachers import to_input
 from export.to_onnx import Graph, activation, load_network
-from export.training import hold_out
 
 BATCH = 16  # of fine-tuning
 

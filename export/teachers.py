@@ -124,13 +124,16 @@ def target_file(pack: Path, teacher: Path) -> Path:
     return pack.with_suffix(f".{teacher.stem}.npy")
 
 
-def clean_targets(teacher: Teacher, images: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """(n, width) unit mean of the embeddings of every picture and of its mirror image: an aim that
-    does not depend on the side the light falls from."""
+def clean_targets(
+    teacher: Teacher, images: NDArray[np.uint8], *, mirrored: bool = True
+) -> NDArray[np.float16]:
+    """(n, width) unit mean of the embeddings of every picture and, where `mirrored`, of its mirror
+    image: an aim that does not depend on the side the light falls from."""
     rows = []
     for i in range(0, len(images), 1024):
         part = np.asarray(images[i : i + 1024])
-        pair = [run_teacher(teacher, side) for side in (part, part[:, :, ::-1])]
+        views = [part, part[:, :, ::-1]] if mirrored else [part]
+        pair = [run_teacher(teacher, view) for view in views]
         both = sum(e / np.linalg.norm(e, axis=1, keepdims=True) for e in pair)
         rows.append((both / np.linalg.norm(both, axis=1, keepdims=True)).astype(np.float16))
         print(f"\rtargets: {i + len(part)}/{len(images)}", end="", file=sys.stderr, flush=True)
@@ -143,6 +146,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pack", type=Path, required=True, help="pack made by `export pack`")
     parser.add_argument("--teacher", type=Path, nargs="+", required=True, help="teacher ONNX")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one-view", action="store_true", help="no mirror image: half the time")
     args = parser.parse_args(argv)
     for path in (*args.teacher, args.pack.with_suffix(".npy")):
         if not path.exists():
@@ -150,6 +154,7 @@ def main(argv: list[str]) -> int:
             return 2
     images = open_pack(args.pack).images
     for path in args.teacher:
-        found = clean_targets(open_teacher(path, 32, threads=args.threads), images)
+        teacher = open_teacher(path, 32, threads=args.threads)
+        found = clean_targets(teacher, images, mirrored=not args.one_view)
         np.save(target_file(args.pack, path), found)
     return 0

@@ -22,16 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.augment import Strength, augment
-from export.data import Pack, open_pack
+from export.data import hold_out, open_pack
 from export.teachers import open_teacher, run_teacher, to_input
-
-
-def hold_out(data: Pack, fraction: float = 0.04) -> NDArray[np.bool_]:
-    """Rows kept from training: every `1/fraction`-th identity whole (a fifth of them where there
-    are fewer than 100), and as many of the pictures without identity."""
-    every = 5 if 0 < data.identity.max(initial=-1) < 99 else round(1 / fraction)
-    unknown = data.identity < 0
-    return np.where(unknown, np.arange(len(data.identity)) % every == 0, data.identity % every == 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +43,16 @@ class Course:
     batch: int
     seed: int
     strength: Strength
+    chance: NDArray[np.float32] | None = None
 
     def at(self, step: int, images: NDArray[np.uint8]) -> Batch:
-        """The batch of one step."""
+        """The batch of one step; by `chance` of each row where that is given."""
         rng = np.random.default_rng([self.seed, step])
-        chosen = rng.choice(self.rows, self.batch, replace=len(self.rows) < self.batch)
+        if self.chance is None:
+            chosen = rng.choice(self.rows, self.batch, replace=len(self.rows) < self.batch)
+        else:
+            drawn = np.searchsorted(np.cumsum(self.chance), rng.random(self.batch))
+            chosen = self.rows[np.minimum(drawn, len(self.rows) - 1)]
         return Batch(chosen, np.stack([augment(images[i], rng, self.strength) for i in chosen]))
 
 
@@ -210,14 +207,22 @@ class Journal:
         for name, value in values.items():
             self.smooth[name] = 0.97 * self.smooth.get(name, value) + 0.03 * value
 
+    def now(self) -> dict[str, float]:
+        """Seconds since the start and the smoothed figures."""
+        line = {"s": round(time.monotonic() - self.began, 1)}
+        return line | {name: round(value, 5) for name, value in self.smooth.items()}
+
+    def line(self, figures: dict[str, float]) -> None:
+        """Write one line."""
+        text = json.dumps(figures)
+        print(text, file=self.file, flush=True)
+        print(text, file=sys.stderr, flush=True)
+
     def report(self, step: int, last: int, student: nn.Module, watch: Watch) -> None:
         """A line every `every` steps and at the last; with the held-out cosine on every tenth."""
         if step % self.every and step != last:
             return
-        line: dict[str, float] = {"step": step, "s": round(time.monotonic() - self.began, 1)}
-        line |= {name: round(value, 5) for name, value in self.smooth.items()}
+        line: dict[str, float] = {"step": step} | self.now()
         if step % (self.every * 10) == 0 or step == last:
             line["held"], line["held_p5"] = (round(v, 5) for v in watch.cosine(student))
-        text = json.dumps(line)
-        print(text, file=self.file, flush=True)
-        print(text, file=sys.stderr, flush=True)
+        self.line(line)

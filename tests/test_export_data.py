@@ -1,12 +1,23 @@
 """Packing, hold-out, overlap filter, augmentation."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
 cv2 = pytest.importorskip("cv2")
 
 from export.augment import NONE, STRENGTHS, augment  # noqa: E402
-from export.data import filter_overlap, list_crops, normalised, open_pack, pack  # noqa: E402
+from export.data import (  # noqa: E402
+    Crop,
+    Pack,
+    filter_overlap,
+    hold_out,
+    list_crops,
+    normalised,
+    open_pack,
+    pack,
+)
 
 
 @pytest.fixture
@@ -40,6 +51,29 @@ def test_pack_keeps_pixels_and_identities_and_names_the_unreadable(crops, capsys
     assert "broken.jpg" in capsys.readouterr().err
 
 
+def test_a_zip_is_packed_as_the_folder_it_holds(crops):
+    with zipfile.ZipFile(crops / "known.zip", "w") as archive:
+        for path in sorted((crops / "known").rglob("*.png")):
+            archive.write(path, path.relative_to(crops / "known").as_posix())
+    assert pack(list_crops(crops / "known.zip", set()), crops / "zipped") == 5
+    pack(list_crops(crops / "known", set()), crops / "plain")
+    zipped, plain = open_pack(crops / "zipped"), open_pack(crops / "plain")
+    np.testing.assert_array_equal(zipped.images, plain.images)
+    assert (zipped.names, zipped.paths) == (plain.names, plain.paths)
+
+
+def test_families_are_held_out_whole(tmp_path):
+    kin = [f"kin/F{f:04d}_MID{m}" for f in range(40) for m in range(3)]
+    names = (*kin, "other/x")
+    identity = np.repeat(np.arange(len(names)), 2)
+    data = Pack(np.zeros((len(identity), 1, 1, 3), np.uint8), identity, names, (), identity >= 0)
+    held = hold_out(data)
+    family = data.families()
+    kept = {int(f) for f in family[held & (identity < 120)]}
+    assert len(kept) == 8  # a fifth of forty
+    assert not kept & set(family[~held].tolist())
+
+
 def test_dropped_names_match_across_spelling(crops):
     data = packed(crops, {normalised("Grace_Hopper")})
     assert data.names == ("known/Ada_Lovelace",)
@@ -55,10 +89,10 @@ def test_table_that_does_not_fit_is_refused(crops):
 
 def test_overlap_drops_only_identities_near_the_test(crops):
     packed(crops)
-    rows = [("t/one", crops / "known" / "Ada_Lovelace" / "0.png")]
-    pack(rows, crops / "test")
+    pack([Crop("t/one", crops / "known", "Ada_Lovelace/0.png")], crops / "test")
 
-    def embed(images):
+    def embed(target):
+        images = open_pack(target).images
         return images[:, ::16, ::16].reshape(len(images), -1).astype(np.float32) - 127.5
 
     gone = filter_overlap(embed, crops / "out", [crops / "test"], limit=0.4)

@@ -1,0 +1,303 @@
+"""`python -m export further`: train an embedder on, towards what several teachers say of the clean
+picture, at any degradation.
+
+No teacher runs while training: the aims are cached (`export targets`) and reduced to the student's
+width (`aims.reduce`), so a step costs the student's own passes. Three parts make the loss: the
+cosine to the picture's own aim; the cosines within the batch, which should be the teachers'; and a
+margin softmax over the mean aims of all labelled people, relatives among them, and over the aims of
+the batch's unlabelled pictures. The length of the embedding learns the cosine that the network
+reaches on that picture: how much could be recognised.
+
+Choice between states goes by held-out families and people alone (`Watch`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from export.aims import Floats, joint, prototypes, reduce, units
+from export.augment import STRENGTHS
+from export.data import Pack, hold_out, open_pack
+from export.losses import cosface_logits, relational_distillation
+from export.networks.mobilefacenet import Head, MobileFaceNet, build
+from export.teachers import target_file, to_input
+from export.training import (
+    Course,
+    Journal,
+    as_tensor,
+    batches,
+    optimiser,
+    save,
+    set_rate,
+)
+
+MARGIN, SCALE = 0.25, 24.0
+
+
+def embed(network: nn.Module, images: NDArray[np.uint8], batch: int = 50) -> Floats:
+    """(n, d) float32 rows before normalisation, evaluation mode."""
+    network.eval()
+    with torch.no_grad():
+        rows = [
+            network(as_tensor(to_input(np.asarray(images[i : i + batch])))).numpy()
+            for i in range(0, len(images), batch)
+        ]
+    return np.concatenate(rows)
+
+
+def tar(
+    rows: Floats, other: Floats, person: NDArray[np.int64], family: NDArray[np.int64]
+) -> dict[str, float]:
+    """TAR at FAR 1e-3 and 1e-4 over all pairs of `rows` with `other` (same order): genuine are
+    pairs of one person, impostors of two families."""
+    a, b = np.triu_indices(len(person), 1)
+    cosine = np.einsum("nd,nd->n", rows[a], other[b])
+    genuine, impostor = person[a] == person[b], family[a] != family[b]
+    falls = np.sort(cosine[impostor])[::-1]
+    return {
+        f"tar{far:.0e}".replace("e-0", "e-"): float(
+            (cosine[genuine] > falls[max(1, round(far * len(falls))) - 1]).mean()
+        )
+        for far in (1e-3, 1e-4)
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """Held-out people: clean pictures of families and of others, and the same at 16 and 24 px."""
+
+    sets: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]]
+
+    def figures(self, network: nn.Module) -> dict[str, float]:
+        """TAR of every set, clean; and of clean against small pictures of the same set."""
+        line: dict[str, float] = {}
+        for name, (images, person, family) in self.sets.items():
+            clean = units(embed(network, images))
+            found = {name: tar(clean, clean, person, family)}
+            for small in (24, 16):
+                rng = np.random.default_rng(small)
+                poor = np.stack([_shrunk(image, small, rng) for image in images])
+                found[f"{name}.px{small}"] = tar(clean, units(embed(network, poor)), person, family)
+            for key, values in found.items():
+                line |= {f"{key}.{k}": round(v, 4) for k, v in values.items()}
+        return line
+
+
+def _shrunk(image: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    import cv2
+
+    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, (112, 112), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def watch_of(data: Pack, most: int) -> Watch:
+    """Held-out people with two pictures and more: those of families and the others apart, at most
+    `most` pictures of each."""
+    family = data.families()
+    held = hold_out(data) & data.keep & (data.identity >= 0)
+    counts = np.bincount(data.identity[held], minlength=len(data.names))
+    held &= np.where(data.identity >= 0, counts[data.identity] > 1, False)
+    kin = np.array([name.startswith("fiw") for name in data.names])
+    sets = {}
+    for name, wanted in (("kin", True), ("people", False)):
+        rows = np.flatnonzero(held)
+        rows = rows[kin[data.identity[rows]] == wanted][:most]
+        if len(rows):
+            sets[name] = (np.asarray(data.images[rows]), data.identity[rows], family[rows])
+    return Watch(sets)
+
+
+def fit_head(network: MobileFaceNet, images: NDArray[np.uint8], aims: Floats) -> None:
+    """Set the last linear layer to the least squares from what it sees to the aims: the start of a
+    network that spoke in another space."""
+    head = network.blocks["head"]
+    assert isinstance(head, Head)
+    seen: list[Tensor] = []
+    handle = head.linear.register_forward_hook(lambda _, x, __: seen.append(x[0].detach()))
+    embed(network, images)
+    handle.remove()
+    x = torch.cat(seen).double()
+    x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    gram = x.T @ x
+    gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    solution = torch.linalg.solve(gram, x.T @ torch.from_numpy(aims).double())
+    norm = head.norm
+    assert norm.running_mean is not None and norm.running_var is not None
+    with torch.no_grad():
+        head.linear.weight.copy_(solution[:-1].T)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1.0)
+        norm.weight.fill_(float(np.sqrt(1 + norm.eps)))
+        norm.bias.copy_(solution[-1])
+
+
+class Trainee(nn.Module):
+    """The network in training, the head's per-picture statistics as they are: one sample a picture
+    is too few for batch statistics."""
+
+    def __init__(self, network: MobileFaceNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.network(image)
+        return out
+
+    def train(self, mode: bool = True) -> Trainee:
+        super().train(mode)
+        head = self.network.blocks["head"]
+        assert isinstance(head, Head)
+        head.norm.eval()
+        head.pool.eval()
+        return self
+
+
+def loss_parts(embedding: Tensor, aim: Tensor, label: Tensor, people: Tensor) -> dict[str, Tensor]:
+    """Parts of the loss, see the module's text; `label` (n,) is -1 where nobody is known."""
+    unit = functional.normalize(embedding, dim=1)
+    cosine = (unit * aim).sum(1)
+    unknown = label < 0
+    classes = torch.cat([people, aim[unknown]])
+    label = label.clone()
+    label[unknown] = len(people) + torch.arange(int(unknown.sum()))
+    logits = cosface_logits(unit @ classes.T, label, margin=MARGIN, scale=SCALE)
+    return {
+        "cosine": 2 * (1 - cosine).mean(),
+        "structure": 4 * relational_distillation(unit, aim),
+        "people": 0.1 * functional.cross_entropy(logits, label),
+        "length": 0.2 * (embedding.norm(dim=1) - cosine.detach().clamp(min=0)).square().mean(),
+    }
+
+
+def rate_at(step: int, steps: int, peak: float, warm: int, cool: int) -> float:
+    """Linear warm-up, level, and over the last `cool` steps linearly down to a hundredth."""
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * max(0.01, min(1.0, (steps - step) / max(1, cool)))
+
+
+def weights_of(data: Pack, rows: NDArray[np.int64], shares: dict[str, float]) -> Floats:
+    """(len(rows),) chance of every row: its set's share (1 where none is given)."""
+    each = np.array([shares.get(data.paths[r].split("/", 1)[0], 1.0) for r in rows], np.float32)
+    return each / each.sum()
+
+
+def train(args: argparse.Namespace) -> int:
+    """Run until `--steps`; the checkpoint holds the average, the journal the figures."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    data = open_pack(args.pack)
+    rows = np.flatnonzero(~hold_out(data) & data.keep)
+    checkpoint = args.out / "further.pt"
+    resumed = args.resume and checkpoint.exists()
+    state = torch.load(checkpoint if resumed else args.init, weights_only=True)
+    network = build(state["network"])
+    network.load_state_dict(state["student"])
+    network.to(memory_format=torch.channels_last)
+    aims = reduce(joint(args.pack, args.teacher), rows, network.spec.embedding)
+    began = int(state["step"]) if resumed else 0
+    trainee = Trainee(network)
+    average = AveragedModel(
+        network, multi_avg_fn=get_ema_multi_avg_fn(args.average), use_buffers=True
+    )
+    optimizer = optimiser(trainee, args.decay)
+    if resumed:
+        network.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    people = torch.from_numpy(prototypes(aims, data.identity, rows))
+    watch = watch_of(data, args.watch)
+    shares = {k: float(v) for k, _, v in (s.partition("=") for s in args.share)}
+    chance = weights_of(data, rows, shares)
+    course = Course(args.pack, rows, args.batch, args.seed + 7, STRENGTHS[args.strength], chance)
+    saved = time.monotonic()
+    with Journal(args.out / "further.jsonl", args.report) as journal:
+        if not resumed:
+            journal.line({"step": 0} | watch.figures(network))
+            some = np.sort(np.random.default_rng(args.seed).permutation(rows)[: args.fit])
+            fit_head(network, np.asarray(data.images[some]), aims[some])
+            average.module.load_state_dict(network.state_dict())
+        trainee.train()
+        for done, batch in enumerate(batches(course, began, args.steps), start=began + 1):
+            set_rate(optimizer, rate_at(done - 1, args.steps, args.rate, args.warm, args.cool))
+            embedding = trainee(as_tensor(to_input(batch.images)))
+            parts = loss_parts(
+                embedding,
+                torch.from_numpy(aims[batch.rows]),
+                torch.from_numpy(data.identity[batch.rows]),
+                people,
+            )
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(parts.values())).sum().backward()
+            nn.utils.clip_grad_norm_(trainee.parameters(), 5.0)
+            optimizer.step()
+            average.update_parameters(network)
+            journal.add({name: value.item() for name, value in parts.items()})
+            look = done % args.look == 0 or done == args.steps
+            if done % args.report == 0 or look:
+                found = watch.figures(average.module) if look else {}
+                journal.line({"step": done, "pictures": done * args.batch} | journal.now() | found)
+                trainee.train()
+            if time.monotonic() - saved > args.save_every or done == args.steps:
+                args.out.mkdir(parents=True, exist_ok=True)
+                save(
+                    checkpoint,
+                    network=state["network"],
+                    phase="further",
+                    step=done,
+                    student=average.module.state_dict(),
+                    model=network.state_dict(),
+                    optimizer=optimizer.state_dict(),
+                )
+                saved = time.monotonic()
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export further", description=__doc__)
+    parser.add_argument("--pack", type=Path, required=True, help="pack made by `export pack`")
+    parser.add_argument("--teacher", type=Path, nargs="+", required=True, help="see `targets`")
+    parser.add_argument("--init", type=Path, required=True, help="checkpoint, see `export init`")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and journal")
+    parser.add_argument("--steps", type=int, default=40000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate after the warm-up")
+    parser.add_argument("--warm", type=int, default=200, help="steps of linear warm-up")
+    parser.add_argument("--cool", type=int, default=4000, help="last steps, the rate falling")
+    parser.add_argument("--decay", type=float, default=1e-4, help="weight decay")
+    parser.add_argument("--average", type=float, default=0.999, help="decay of the weight average")
+    parser.add_argument("--strength", choices=list(STRENGTHS), default="field")
+    parser.add_argument("--share", nargs="*", default=[], metavar="SET=WEIGHT", help="of a set")
+    parser.add_argument("--fit", type=int, default=3000, help="pictures the head is fitted on")
+    parser.add_argument("--watch", type=int, default=1000, help="held-out pictures looked at a set")
+    parser.add_argument("--look", type=int, default=1000, help="steps between looks")
+    parser.add_argument("--report", type=int, default=50, help="steps between journal lines")
+    parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", action="store_true")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = arguments().parse_args(argv)
+    cached = [target_file(args.pack, path) for path in args.teacher]
+    for path in (args.pack.with_suffix(".npy"), args.init, *cached):
+        if not path.exists():
+            print(f"further: no file {path}", file=sys.stderr)
+            return 2
+    return train(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
