@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from export.aims import Floats, joint, prototypes, reduce, units
+from export.aims import Floats, joint, prototypes, reduce
 from export.augment import STRENGTHS
 from export.data import Pack, hold_out, open_pack
+from export.heldout import embed, watch_of
 from export.losses import cosface_logits, relational_distillation
 from export.networks.mobilefacenet import Head, MobileFaceNet, build
 from export.teachers import target_file, to_input
@@ -42,80 +43,8 @@ from export.training import (
     set_rate,
 )
 
+CHECKPOINT = "further.pt"
 MARGIN, SCALE = 0.25, 24.0
-
-
-def embed(network: nn.Module, images: NDArray[np.uint8], batch: int = 50) -> Floats:
-    """(n, d) float32 rows before normalisation, evaluation mode."""
-    network.eval()
-    with torch.no_grad():
-        rows = [
-            network(as_tensor(to_input(np.asarray(images[i : i + batch])))).numpy()
-            for i in range(0, len(images), batch)
-        ]
-    return np.concatenate(rows)
-
-
-def tar(
-    rows: Floats, other: Floats, person: NDArray[np.int64], family: NDArray[np.int64]
-) -> dict[str, float]:
-    """TAR at FAR 1e-3 and 1e-4 over all pairs of `rows` with `other` (same order): genuine are
-    pairs of one person, impostors of two families."""
-    a, b = np.triu_indices(len(person), 1)
-    cosine = np.einsum("nd,nd->n", rows[a], other[b])
-    genuine, impostor = person[a] == person[b], family[a] != family[b]
-    falls = np.sort(cosine[impostor])[::-1]
-    return {
-        f"tar{far:.0e}".replace("e-0", "e-"): float(
-            (cosine[genuine] > falls[max(1, round(far * len(falls))) - 1]).mean()
-        )
-        for far in (1e-3, 1e-4)
-    }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Watch:
-    """Held-out people: clean pictures of families and of others, and the same at 16 and 24 px."""
-
-    sets: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]]
-
-    def figures(self, network: nn.Module) -> dict[str, float]:
-        """TAR of every set, clean; and of clean against small pictures of the same set."""
-        line: dict[str, float] = {}
-        for name, (images, person, family) in self.sets.items():
-            clean = units(embed(network, images))
-            found = {name: tar(clean, clean, person, family)}
-            for small in (24, 16):
-                rng = np.random.default_rng(small)
-                poor = np.stack([_shrunk(image, small, rng) for image in images])
-                found[f"{name}.px{small}"] = tar(clean, units(embed(network, poor)), person, family)
-            for key, values in found.items():
-                line |= {f"{key}.{k}": round(v, 4) for k, v in values.items()}
-        return line
-
-
-def _shrunk(image: NDArray[np.uint8], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    import cv2
-
-    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(small, (112, 112), interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def watch_of(data: Pack, most: int) -> Watch:
-    """Held-out people with two pictures and more: those of families and the others apart, at most
-    `most` pictures of each."""
-    family = data.families()
-    held = hold_out(data) & data.keep & (data.identity >= 0)
-    counts = np.bincount(data.identity[held], minlength=len(data.names))
-    held &= np.where(data.identity >= 0, counts[data.identity] > 1, False)
-    kin = np.array([name.startswith("fiw") for name in data.names])
-    sets = {}
-    for name, wanted in (("kin", True), ("people", False)):
-        rows = np.flatnonzero(held)
-        rows = rows[kin[data.identity[rows]] == wanted][:most]
-        if len(rows):
-            sets[name] = (np.asarray(data.images[rows]), data.identity[rows], family[rows])
-    return Watch(sets)
 
 
 def fit_head(network: MobileFaceNet, images: NDArray[np.uint8], aims: Floats) -> None:
@@ -176,7 +105,7 @@ def loss_parts(embedding: Tensor, aim: Tensor, label: Tensor, people: Tensor) ->
         "cosine": 2 * (1 - cosine).mean(),
         "structure": 4 * relational_distillation(unit, aim),
         "people": 0.1 * functional.cross_entropy(logits, label),
-        "length": 0.2 * (embedding.norm(dim=1) - cosine.detach().clamp(min=0)).square().mean(),
+        "length": (embedding.norm(dim=1) - cosine.detach().clamp(min=0)).square().mean(),
     }
 
 
@@ -187,78 +116,106 @@ def rate_at(step: int, steps: int, peak: float, warm: int, cool: int) -> float:
     return peak * max(0.01, min(1.0, (steps - step) / max(1, cool)))
 
 
-def weights_of(data: Pack, rows: NDArray[np.int64], shares: dict[str, float]) -> Floats:
+def chances(data: Pack, rows: NDArray[np.int64], shares: dict[str, float]) -> Floats:
     """(len(rows),) chance of every row: its set's share (1 where none is given)."""
     each = np.array([shares.get(data.paths[r].split("/", 1)[0], 1.0) for r in rows], np.float32)
     return each / each.sum()
 
 
-def train(args: argparse.Namespace) -> int:
-    """Run until `--steps`; the checkpoint holds the average, the journal the figures."""
+@dataclass(slots=True, eq=False)
+class Run:
+    """One training: the network, its average, the optimiser, and what it is aimed at. `began` is
+    the step it goes on from, `aims` (N, width) of the pack's rows, `rows` those trained on."""
+
+    name: str
+    network: MobileFaceNet
+    average: AveragedModel
+    optimizer: torch.optim.AdamW
+    trainee: Trainee
+    data: Pack
+    rows: NDArray[np.int64]
+    aims: Floats
+    began: int
+
+    def save(self, path: Path, step: int) -> None:
+        save(
+            path,
+            network=self.name,
+            phase="further",
+            step=step,
+            student=self.average.module.state_dict(),
+            model=self.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+        )
+
+
+def open_run(args: argparse.Namespace) -> Run:
+    """The run's own state with `--resume`, otherwise `--init` with its last layer fitted anew: the
+    directions of the joint space differ from machine to machine."""
     torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
     data = open_pack(args.pack)
     rows = np.flatnonzero(~hold_out(data) & data.keep)
-    checkpoint = args.out / "further.pt"
-    resumed = args.resume and checkpoint.exists()
-    state = torch.load(checkpoint if resumed else args.init, weights_only=True)
+    resumed = args.resume and (args.out / CHECKPOINT).exists()
+    state = torch.load(args.out / CHECKPOINT if resumed else args.init, weights_only=True)
     network = build(state["network"])
     network.load_state_dict(state["student"])
     network.to(memory_format=torch.channels_last)
     aims = reduce(joint(args.pack, args.teacher), rows, network.spec.embedding)
-    began = int(state["step"]) if resumed else 0
-    trainee = Trainee(network)
+    if not resumed:
+        some = np.sort(np.random.default_rng(args.seed).permutation(rows)[: args.fit])
+        fit_head(network, np.asarray(data.images[some]), aims[some])
     average = AveragedModel(
         network, multi_avg_fn=get_ema_multi_avg_fn(args.average), use_buffers=True
     )
+    trainee = Trainee(network)
     optimizer = optimiser(trainee, args.decay)
     if resumed:
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    people = torch.from_numpy(prototypes(aims, data.identity, rows))
-    watch = watch_of(data, args.watch)
-    shares = {k: float(v) for k, _, v in (s.partition("=") for s in args.share)}
-    chance = weights_of(data, rows, shares)
-    course = Course(args.pack, rows, args.batch, args.seed + 7, STRENGTHS[args.strength], chance)
+    began = int(state["step"]) if resumed else 0
+    return Run(state["network"], network, average, optimizer, trainee, data, rows, aims, began)
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train until `--steps`; the checkpoint's `student` is the average of the weights."""
+    torch.set_num_threads(args.threads)
+    run, watch = open_run(args), watch_of(open_pack(args.pack), args.watch)
+    people = torch.from_numpy(prototypes(run.aims, run.data.identity, run.rows))
+    shares = {name: float(weight) for name, _, weight in (s.partition("=") for s in args.share)}
+    course = Course(
+        args.pack,
+        run.rows,
+        args.batch,
+        args.seed + 7,
+        STRENGTHS[args.strength],
+        chances(run.data, run.rows, shares),
+    )
     saved = time.monotonic()
     with Journal(args.out / "further.jsonl", args.report) as journal:
-        if not resumed:
-            journal.line({"step": 0} | watch.figures(network))
-            some = np.sort(np.random.default_rng(args.seed).permutation(rows)[: args.fit])
-            fit_head(network, np.asarray(data.images[some]), aims[some])
-            average.module.load_state_dict(network.state_dict())
-        trainee.train()
-        for done, batch in enumerate(batches(course, began, args.steps), start=began + 1):
-            set_rate(optimizer, rate_at(done - 1, args.steps, args.rate, args.warm, args.cool))
-            embedding = trainee(as_tensor(to_input(batch.images)))
+        if not run.began:
+            journal.line({"step": 0} | watch.figures(run.network))
+        run.trainee.train()
+        for done, batch in enumerate(batches(course, run.began, args.steps), start=run.began + 1):
+            set_rate(run.optimizer, rate_at(done - 1, args.steps, args.rate, args.warm, args.cool))
             parts = loss_parts(
-                embedding,
-                torch.from_numpy(aims[batch.rows]),
-                torch.from_numpy(data.identity[batch.rows]),
+                run.trainee(as_tensor(to_input(batch.images))),
+                torch.from_numpy(run.aims[batch.rows]),
+                torch.from_numpy(run.data.identity[batch.rows]),
                 people,
             )
-            optimizer.zero_grad(set_to_none=True)
+            run.optimizer.zero_grad(set_to_none=True)
             torch.stack(list(parts.values())).sum().backward()
-            nn.utils.clip_grad_norm_(trainee.parameters(), 5.0)
-            optimizer.step()
-            average.update_parameters(network)
+            nn.utils.clip_grad_norm_(run.trainee.parameters(), 5.0)
+            run.optimizer.step()
+            run.average.update_parameters(run.network)
             journal.add({name: value.item() for name, value in parts.items()})
             look = done % args.look == 0 or done == args.steps
             if done % args.report == 0 or look:
-                found = watch.figures(average.module) if look else {}
+                found = watch.figures(run.average.module) if look else {}
                 journal.line({"step": done, "pictures": done * args.batch} | journal.now() | found)
-                trainee.train()
+                run.trainee.train()
             if time.monotonic() - saved > args.save_every or done == args.steps:
-                args.out.mkdir(parents=True, exist_ok=True)
-                save(
-                    checkpoint,
-                    network=state["network"],
-                    phase="further",
-                    step=done,
-                    student=average.module.state_dict(),
-                    model=network.state_dict(),
-                    optimizer=optimizer.state_dict(),
-                )
+                run.save(args.out / CHECKPOINT, done)
                 saved = time.monotonic()
     return 0
 

@@ -138,25 +138,27 @@ def unfold(weights: dict[str, Array], images: NDArray[np.uint8]) -> tuple[str, M
 def measure(network: MobileFaceNet, layers: list[Layer], images: NDArray[np.uint8]) -> None:
     """Give every normalisation the mean and variance of its input on `images`, and the scale and
     shift under which its output stays what it was."""
-    sums: dict[str, list[Tensor]] = {}
+    sums: dict[str, Tensor] = {}
 
     def hook(name: str) -> object:
         def note(_: nn.Module, __: object, out: Tensor) -> None:
             rows = out.transpose(0, 1).flatten(1).double()
-            sums.setdefault(name, []).append(torch.stack([rows.mean(1), rows.square().mean(1)]))
+            count = torch.full_like(rows[:, 0], rows.shape[1])
+            total = torch.stack([rows.sum(1), rows.square().sum(1), count])
+            sums[name] = sums[name] + total if name in sums else total
 
         return note
 
     handles = [conv.register_forward_hook(hook(name)) for name, conv, norm, _ in layers if norm]  # type: ignore[arg-type]
     with torch.no_grad():
-        for i in range(0, len(images) - len(images) % 50 or len(images), 50):
+        for i in range(0, len(images), 50):
             network(as_tensor(to_input(images[i : i + 50])))
         for handle in handles:
             handle.remove()
         for name, _, norm, _ in layers:
             if norm is None:
                 continue
-            mean, square = torch.stack(sums[name]).mean(0)
+            mean, square = sums[name][:2] / sums[name][2]
             assert norm.running_mean is not None
             assert norm.running_var is not None
             variance = (square - mean.square()).clamp(min=0)

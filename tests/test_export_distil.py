@@ -12,7 +12,7 @@ pytest.importorskip("openvino")
 from tiny_network import TINY  # noqa: E402
 
 from export import distil, distil_blocks, teachers  # noqa: E402
-from export.data import pack  # noqa: E402
+from export.data import list_crops, pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
 from export.to_onnx import load_network, to_onnx  # noqa: E402
 
@@ -40,8 +40,7 @@ def workshop(tmp_path, monkeypatch):
         cv2.imwrite(
             str(tmp_path / "crops" / f"{i:02}.png"), np.kron(small, np.ones((16, 16, 1), "u1"))
         )
-    rows = [("", p) for p in sorted((tmp_path / "crops").iterdir())]
-    pack(rows, tmp_path / "pack")
+    pack(list_crops(tmp_path / "crops", set()), tmp_path / "pack")
     images = np.load(tmp_path / "pack.npy")
     with torch.no_grad():
         for _ in range(20):

@@ -1,0 +1,136 @@
+"""A shipped file is read back into a network, trained on towards cached aims, and resumes."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("openvino")
+cv2 = pytest.importorskip("cv2")
+
+from tiny_network import TINY  # noqa: E402
+
+from export import further, heldout, init  # noqa: E402
+from export.aims import prototypes, reduce, units  # noqa: E402
+from export.data import Crop, open_pack, pack  # noqa: E402
+from export.networks import mobilefacenet  # noqa: E402
+from export.teachers import to_input  # noqa: E402
+from export.to_onnx import load_network, to_onnx  # noqa: E402
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A pack of twelve families with two members each, a teacher's aims, and a network's two files."""
+    monkeypatch.setitem(mobilefacenet.SPECS, "tiny", TINY)
+    rng = np.random.default_rng(4)
+    rows = []
+    for number in range(96):
+        person = f"F{number // 8:04d}_MID{number // 4 % 2}"
+        (tmp_path / "kin" / person).mkdir(parents=True, exist_ok=True)
+        base = np.random.default_rng(number // 4).integers(0, 256, (7, 7, 3))
+        small = np.clip(base + rng.normal(0, 20, base.shape), 0, 255).astype(np.uint8)
+        picture = np.kron(small, np.ones((16, 16, 1), np.uint8))
+        cv2.imwrite(str(tmp_path / "kin" / person / f"{number}.png"), picture)
+        rows.append(Crop(f"kin/{person}", tmp_path / "kin", f"{person}/{number}.png"))
+    pack(rows, tmp_path / "pack")
+    images = np.load(tmp_path / "pack.npy")
+    torch.manual_seed(9)
+    network = mobilefacenet.build("tiny")
+    with torch.no_grad():
+        for _ in range(20):
+            network.train()(torch.from_numpy(to_input(images)))
+    for module in network.modules():  # slopes on both sides of one, as training leaves them
+        if isinstance(module, torch.nn.PReLU):
+            torch.nn.init.uniform_(module.weight, -0.3, 1.6)
+    network.eval()
+    for name, native in (("plain", False), ("native", True)):
+        onnx.save(to_onnx(network, native_prelu=native), str(tmp_path / f"{name}.onnx"))
+    teacher = units(images.reshape(96, -1)[:, ::997].astype(np.float32) - 127.5)
+    np.save(tmp_path / "pack.teach.npy", teacher.astype(np.float16))
+    (tmp_path / "teach.onnx").write_bytes(b"")  # only its cached targets are read
+    return tmp_path, network, images
+
+
+@pytest.mark.parametrize("file", ["plain", "native"])
+def test_the_network_read_back_says_the_same_and_trains_as_one(made, file):
+    folder, network, images = made
+    assert init.main(
+        ["--from", str(folder / f"{file}.onnx"), "--pack", str(folder / "pack"),
+         "--out", str(folder / "init.pt")]
+    ) == 0  # fmt: skip
+    back, about = load_network(folder / "init.pt")
+    assert about["network"] == "tiny"
+    x = torch.from_numpy(to_input(images))
+    with torch.no_grad():
+        expected = network(x)
+        cosine = torch.nn.functional.cosine_similarity(back(x), expected)
+        assert cosine.min() > 1 - 1e-5
+        torch.testing.assert_close(back(x).norm(dim=1), expected.norm(dim=1), rtol=2e-3, atol=0)
+        # Statistics of these very pictures: training mode, which uses the batch's, agrees but for
+        # the head's norms over few samples.
+        norm = back.blocks["stem"][0][1]
+        seen = back.blocks["stem"][0][0]((x - 127.5) / 127.5)
+        torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+
+
+def test_a_file_of_another_family_is_refused(made, capsys):
+    folder, _, _ = made
+    model = onnx.load(str(folder / "plain.onnx"))
+    kept = [w for w in model.graph.initializer if not w.name.startswith("res2_0")]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    onnx.save(model, str(folder / "other.onnx"))
+    words = ["--pack", str(folder / "pack"), "--out", str(folder / "x.pt")]
+    assert init.main(["--from", str(folder / "other.onnx"), *words]) == 1
+    assert "layers are those of no network" in capsys.readouterr().err
+    assert init.main(["--from", str(folder / "none.onnx"), *words]) == 2
+
+
+def test_training_on_comes_nearer_to_the_aims_and_resumes(made):
+    folder, _, _ = made
+    words = ["--pack", str(folder / "pack"), "--teacher", str(folder / "teach.onnx"), "--out",
+             str(folder / "run"), "--batch", "16", "--look", "20", "--report", "10",
+             "--save-every", "0", "--strength", "mild", "--warm", "5", "--cool", "10",
+             "--rate", "3e-3", "--average", "0.9"]  # fmt: skip
+    init.main(
+        ["--from", str(folder / "plain.onnx"), "--pack", str(folder / "pack"),
+         "--out", str(folder / "init.pt")]
+    )  # fmt: skip
+    assert further.main([*words, "--init", str(folder / "init.pt"), "--steps", "40"]) == 0
+    lines = [json.loads(line) for line in (folder / "run/further.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 10, 20, 30, 40]
+    assert lines[-1]["cosine"] < lines[1]["cosine"]
+    assert {"kin.tar1e-3", "kin.px16.tar1e-4"} <= lines[-1].keys()
+    assert further.main(
+        [*words, "--init", str(folder / "init.pt"), "--steps", "50", "--resume"]
+    ) == 0  # fmt: skip
+    assert torch.load(folder / "run/further.pt", weights_only=True)["step"] == 50
+    assert further.main([*words, "--init", str(folder / "missing.pt")]) == 2
+
+
+def test_no_relative_of_a_held_out_person_is_trained_on(made):
+    folder, _, _ = made
+    data = open_pack(folder / "pack")
+    people = heldout.watch_of(data, 100).people
+    assert set(people) == {"kin"}
+    assert len(set(people["kin"].family.tolist())) == 2  # a fifth of twelve families, whole
+    assert len(people["kin"].images) == 16
+
+
+def test_relatives_count_neither_as_genuine_nor_as_impostors():
+    person, family = np.array([0, 0, 1, 2]), np.array([0, 0, 0, 2])
+    rows = units(np.array([[1, 0.1], [1, 0], [1, 0.05], [0, 1]], np.float32))
+    people = heldout.People(np.zeros((4, 1, 1, 3), np.uint8), person, family)
+    assert people.tar(rows, rows)["tar1e-3"] == 1.0  # person 1 resembles person 0 and is left out
+
+
+def test_the_joint_space_keeps_what_lies_in_it():
+    rng = np.random.default_rng(0)
+    low = units(rng.standard_normal((200, 5)).astype(np.float32))
+    rows = units(low @ np.linalg.qr(rng.standard_normal((40, 5)))[0].T.astype(np.float32))
+    found = reduce(rows, np.arange(200), 5)
+    np.testing.assert_allclose(found @ found.T, rows @ rows.T, atol=1e-4)
+    mean = prototypes(found, np.array([0, 0, *([-1] * 198)]), np.arange(200))
+    np.testing.assert_allclose(mean[0], units(found[0] + found[1]), atol=1e-5)
