@@ -22,7 +22,7 @@ from export.to_onnx import load_network, to_onnx  # noqa: E402
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """A pack of twelve families with two members each, a teacher's aims, and a network's two files."""
+    """A pack of twelve families of two, a teacher's aims, and a network's two files."""
     monkeypatch.setitem(mobilefacenet.SPECS, "tiny", TINY)
     rng = np.random.default_rng(4)
     rows = []
