@@ -1,0 +1,1 @@
+"""Frames from a camera, a file, a stream or a folder of pictures."""
