@@ -1,4 +1,4 @@
-"""Overlays: boxes and names on frames, and the video file they go into."""
+"""Overlays: boxes and names on frames, shown in a window or saved as a picture."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
@@ -75,70 +73,17 @@ def check_display() -> None:
         )
 
 
-def show(image: Image) -> None:
-    """Show a frame in a window; closing it or pressing q ends the program.
+def show(image: Image) -> bool:
+    """Show a frame in a window; False once q was pressed there.
 
     Raises:
         OutputError: there is no display, or OpenCV was built without windows.
     """
     try:
         cv2.imshow("edgeface", image)
-        if cv2.waitKey(1) & 0xFF == ord("q"):
-            raise KeyboardInterrupt
+        return cv2.waitKey(1) & 0xFF != ord("q")
     except cv2.error as error:
         raise OutputError("this OpenCV build cannot open windows; install edgeface[gui]") from error
-
-
-class OverlayWriter:
-    """Writes frames to an MP4 file that appears under its name only when complete.
-
-    Use as a context manager: leaving it without an exception finishes the file, an exception leaves
-    nothing behind.
-    """
-
-    def __init__(self, path: str | Path, fps: float) -> None:
-        self._path = Path(path)
-        self._part = self._path.with_name(f".{self._path.stem}.part{self._path.suffix or '.mp4'}")
-        self._fps = fps
-        self._written = 0
-        self._writer: cv2.VideoWriter | None = None
-        if not self._path.parent.is_dir():
-            raise OutputError(f"{self._path.parent} is no folder; make it first")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, image: Image, time: float) -> None:
-        """Show one frame from `time` (s) on; all frames must have the size of the first.
-
-        Frames are repeated or left out so that the file keeps the source's clock, whatever its
-        rate.
-
-        Raises:
-            OutputError: this OpenCV build cannot write the file.
-        """
-        if self._writer is None:
-            size = (image.shape[1], image.shape[0])
-            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._part), fourcc, self._fps, size)
-            if not self._writer.isOpened():
-                raise OutputError(f"{self._path} cannot be written as MP4 by this OpenCV build")
-        while self._written <= round(time * self._fps):
-            self._writer.write(image)
-            self._written += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._writer is not None:
-            self._writer.release()
-        if kind is None and self._part.exists():
-            self._part.replace(self._path)
-        else:
-            self._part.unlink(missing_ok=True)
 
 
 def save(path: str | Path, image: Image) -> None:

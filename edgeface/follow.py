@@ -6,8 +6,11 @@ The order of the stages for a frame is here, that for single pictures in `identi
 from __future__ import annotations
 
 import math
+import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +19,7 @@ from edgeface import images
 from edgeface.aggregate import Aggregator, Evidence, Learned, Policy
 from edgeface.alignment import align
 from edgeface.decide import Confirmation, Rules, decide_together
+from edgeface.errors import ArgumentError
 from edgeface.gallery import Gallery, Growth
 from edgeface.models import ModelCard
 from edgeface.quality import rate
@@ -58,6 +62,17 @@ class FaceEmbedder(Protocol):
     def __call__(self, crops: Image) -> Array: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A frame without its picture."""
+
+    time: float
+    index: int
+    source: str
+    at: datetime
+    size: tuple[int, int]  # (width, height), px
+
+
 @dataclass(slots=True, eq=False)
 class _Dossier:
     """What is known about one track, and what was already told."""
@@ -69,6 +84,7 @@ class _Dossier:
     elsewhere: Decision | None = None  # what the submodel bank says of the template
     announced: bool = False
     named: str | None = None
+    last: _Moment | None = None  # it was seen at
 
 
 def ask_bank(bank: SubmodelBank | None, embedding: Array) -> Decision | None:
@@ -141,6 +157,8 @@ class Follower:
         self._growth, self._bank = growth, bank
         self._dossiers: dict[int, _Dossier] = {}
         self._stamp: object = None  # the state of the gallery that the matches are of
+        self._time, self._told = float("-inf"), 0
+        self.run = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
         self.sightings: list[Sighting] = []
         self.trace: Trace | None = None  # kept while somebody wants to see it afterwards
 
@@ -150,8 +168,24 @@ class Follower:
         return self._tracker.next_id
 
     def step(self, frame: Frame) -> list[Event]:
-        """Process one frame of a loop the caller owns; times must not decrease."""
+        """Process one frame of a loop the caller owns.
+
+        Raises:
+            ArgumentError: it is no `Frame`, or its time lies before that of the frame before.
+            ImageError: its image is not (H, W, 3) uint8.
+        """
+        if not isinstance(frame, Frame):
+            raise ArgumentError(
+                f"a step takes a Frame, got {type(frame).__name__}; "
+                "use Frame(image, time in seconds, index)"
+            )
+        if frame.time < self._time:
+            raise ArgumentError(
+                f"a frame of {frame.time:g} s after one of {self._time:g} s: times must not "
+                "decrease; begin another source with reset()"
+            )
         image = images.check(frame.image)
+        self._time = frame.time
         if self._cut(image):
             self._tracker.cut()
         faces = self._detect(image)
@@ -160,15 +194,19 @@ class Follower:
         limits = self._thresholds()
         self._judge(seen, fresh, limits)
         self._learn(seen, fresh, frame.time, limits)
+        height, width = image.shape[:2]
+        moment = _Moment(frame.time, frame.index, frame.source, frame.at, (width, height))
+        for track in seen:
+            self._dossiers[track.id].last = moment
         shown = [t for t in seen if t.state is State.CONFIRMED]
         self.sightings = [Sighting(t.face, self._shown(t.id), t.id) for t in shown]
         gone = [t for t in tracks if t.state is State.REMOVED]
-        return [e for t in shown for e in self._news(t, frame)] + self._farewells(gone, frame)
+        return [e for t in shown for e in self._news(t)] + self._farewells(gone)
 
-    def finish(self, frame: Frame) -> list[Event]:
-        """The events that end all tracks, as when the source has ended with `frame`."""
+    def finish(self) -> list[Event]:
+        """The events that end all tracks, as when the source has ended."""
         self.sightings = []
-        return self._farewells(self._tracker.update([], float("inf")), frame)
+        return self._farewells(self._tracker.update([], float("inf")))
 
     def _gather(
         self, image: Image, tracks: list[Track], time: float
@@ -253,27 +291,41 @@ class Follower:
             )
         return self._dossiers[track]
 
-    def _news(self, track: Track, frame: Frame) -> list[Event]:
+    def _news(self, track: Track) -> list[Event]:
         dossier = self._dossiers[track.id]
         kinds = [] if dossier.announced else [EventKind.SEEN]
         name = dossier.decision.name
         if name != dossier.named:
             kinds.append(EventKind.IDENTIFIED if dossier.named is None else EventKind.CHANGED)
         dossier.announced, dossier.named = True, name
-        time, box = frame.time, track.face.box
-        return [Event(k, track.id, time, frame.index, box, dossier.decision) for k in kinds]
+        return [self._event(kind, track, dossier) for kind in kinds]
 
-    def _farewells(self, gone: list[Track], frame: Frame) -> list[Event]:
+    def _event(self, kind: EventKind, track: Track, dossier: _Dossier) -> Event:
+        moment = dossier.last
+        assert moment is not None  # who is told of has been seen
+        self._told += 1
+        return Event(
+            kind,
+            track.id,
+            moment.time,
+            moment.index,
+            track.face.box,
+            dossier.decision,
+            moment.source,
+            moment.at,
+            moment.size,
+            f"{self.run}-{self._told:08}",
+            self.run,
+        )
+
+    def _farewells(self, gone: list[Track]) -> list[Event]:
         events = []
         for t in gone:
             dossier = self._dossiers.pop(t.id, None)
             if self._growth is not None:
                 self._growth.end(t.id)
             if dossier is not None and dossier.announced:
-                decision = dossier.decision
-                events.append(
-                    Event(EventKind.LOST, t.id, t.last_seen, frame.index, t.face.box, decision)
-                )
+                events.append(self._event(EventKind.LOST, t, dossier))
         return events
 
     def _looks(self, image: Image, faces: Sequence[Face]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,12 +18,13 @@ from edgeface.cohort import Cohort
 from edgeface.decide import Rules, decide_together
 from edgeface.detect import Detector
 from edgeface.embed import DEFAULT, Embedder
-from edgeface.errors import ImageError
+from edgeface.errors import ArgumentError, ImageError, SourceError
 from edgeface.follow import FaceDetector, FaceEmbedder, Follower, ask_bank, complete
 from edgeface.gallery import Gallery, Growth, Kind, Person
 from edgeface.plot import Curve
 from edgeface.quality import rate
 from edgeface.runtime import Runtime
+from edgeface.sinks import Sink, Sinks
 from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider
 from edgeface.trace import Trace
@@ -311,38 +312,48 @@ class Identifier:
         """Process one frame of a loop the caller owns; times must not decrease."""
         return self._following().step(frame)
 
-    def finish(self, frame: Frame) -> list[Event]:
-        """The events that end all tracks, as when the source has ended with `frame`."""
-        return self._following().finish(frame)
+    def finish(self, frame: Frame | None = None) -> list[Event]:
+        """The events that end all tracks, as when the source has ended. Each tells of the last
+        frame that its track was seen in, so `frame`, the last of all, need not be given."""
+        return self._following().finish()
 
     def watch(
         self,
         source: str | int | Path,
         *,
+        name: str | None = None,
         every: int = 1,
         live: video.LiveOptions | None = None,
         on_frame: Callable[[Frame, list[Sighting]], None] | None = None,
         trace: Trace | None = None,
-    ) -> Iterator[Event]:
+        sinks: Iterable[Sink] = (),
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Generator[Event]:
         """Iterate the events of a source until it ends.
+
+        However it ends, every track is `lost` and the source is closed: after `should_stop` and
+        after an error of the source the `lost` events still come; after a `break` out of the loop
+        and after `close()` only the sinks get them.
 
         Args:
             source: see `video.frames`.
+            name: what events call the camera; default the source, without its password.
             every: process each n-th frame only.
             live: how live sources are watched.
             on_frame: called after each processed frame with the frame and its sightings.
             trace: gathers what every track was made of, see `explain`.
+            sinks: get every event before it is yielded, and every processed frame. What a sink
+                raises is logged and does not end the watch. Who made a sink closes it.
+            should_stop: asked between frames and while a live source is silent; `stopping.Stop`
+                is one that says yes after Ctrl-C or SIGTERM.
         """
+        if every < 1:
+            raise ArgumentError(f"every is {every}: process each n-th frame, n 1 or more")
         self.reset()
-        self._following().trace = trace
-        frame = None
-        for frame in video.frames(source, live=live):
-            if frame.index % every == 0:
-                yield from self.step(frame)
-                if on_frame is not None:
-                    on_frame(frame, self.sightings)
-        if frame is not None:
-            yield from self.finish(frame)
+        follower = self._following()
+        follower.trace = trace
+        frames = video.frames(source, name=name, live=live, should_stop=should_stop)
+        return _watch(follower, frames, every, on_frame, Sinks(sinks))
 
     def explain(self, trace: Trace) -> list[Curve]:
         """Per track, how similar its faces and its template were to the person it resembles most;
@@ -356,6 +367,36 @@ class Identifier:
             replace(f, quality=rate(f, c, image.shape[:2]), embedding=row)
             for f, c, row in zip(faces, crops, self._embedder(crops), strict=True)
         ]
+
+
+def _watch(
+    follower: Follower,
+    frames: Generator[Frame],
+    every: int,
+    on_frame: Callable[[Frame, list[Sighting]], None] | None,
+    sinks: Sinks,
+) -> Generator[Event]:
+    failure: SourceError | ImageError | None = None
+    try:
+        for frame in frames:
+            if frame.index % every:
+                continue
+            for event in follower.step(frame):
+                sinks.publish(event)
+                yield event
+            sinks.show(frame, follower.sightings)
+            if on_frame is not None:
+                on_frame(frame, follower.sightings)
+    except (SourceError, ImageError) as error:
+        failure = error
+    finally:
+        frames.close()
+        farewells = follower.finish()
+        for event in farewells:
+            sinks.publish(event)
+    yield from farewells
+    if failure is not None:
+        raise failure
 
 
 def _label(picture: images.Source, index: int | None) -> str:

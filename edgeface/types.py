@@ -8,23 +8,40 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.errors import ArgumentError
+
 Array = NDArray[np.float32]
 Image = NDArray[np.uint8]
+EVENT_VERSION = 1  # of the fields of an event; goes up when one changes its meaning or leaves
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """A picture of a video: `image` (H, W, 3) uint8 BGR, media or monotonic `time` s, `index`."""
+    """A picture of a video: `image` (H, W, 3) uint8 BGR, media or monotonic `time` s, `index`,
+    the name of its `source`, and the time of day `at` which it was taken or read, in UTC."""
 
     image: Image
     time: float
     index: int
+    source: str = ""
+    at: datetime = field(default_factory=_now)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.time):
+            raise ArgumentError(f"a frame's time is {self.time}: give seconds, a finite number")
+        if self.at.tzinfo is None:
+            raise ArgumentError(f"the frame's time of day {self.at} has no time zone: give UTC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +182,13 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """Something worth telling about a track at media time `time` (s)."""
+    """Something worth telling about a track: of the frame `frame` at media time `time` (s) and
+    time of day `at` (UTC), `size` (width, height) px, of the camera `source`. When a track is lost,
+    these are of the last frame it was seen in.
+
+    `id` is this event's alone, also after a restart, and ids of later events sort behind; so does
+    `run`, within which no number of a `track` is given twice.
+    """
 
     kind: EventKind
     track: int
@@ -173,23 +196,37 @@ class Event:
     frame: int
     box: Array
     decision: Decision
-    extra: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    at: datetime = field(default_factory=_now)
+    size: tuple[int, int] = (0, 0)
+    id: str = ""
+    run: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as plain JSON types; boxes in pixels, one decimal."""
+        """The event as plain JSON types; boxes in pixels, one decimal; `ts` ISO 8601."""
         return {
+            "version": EVENT_VERSION,
+            "id": self.id,
+            "run": self.run,
             "event": str(self.kind),
-            "track": self.track,
+            "camera": self.source,
+            "ts": timestamp(self.at),
             "time": round(self.time, 3),
             "frame": self.frame,
+            "track": self.track,
             "box": _rounded(self.box),
+            "size": list(self.size),
             **self.decision.to_dict(),
-            **self.extra,
         }
 
     def to_json(self) -> str:
         """One JSON line, no newline at its end."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
+
+
+def timestamp(at: datetime) -> str:
+    """A time of day in UTC with milliseconds, such as `2026-03-01T09:30:00.125Z` (ISO 8601)."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _rounded(values: Array) -> list[float]:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "edgeface"
 
 LAYERS = {
     0: {"types", "errors", "metrics"},
-    1: {"atomic", "runtime", "models", "score", "bankfile", "images", "assign"},
+    1: {"atomic", "runtime", "models", "score", "bankfile", "images", "assign", "stopping"},
     2: {
         "video",
         "detect",
@@ -28,9 +28,10 @@ LAYERS = {
         "cluster",
         "cohort",
         "draw",
+        "movie",
         "plot",
     },
-    3: {"identify", "follow", "thresholds", "trace", "doctor", "piles", "tidy"},
+    3: {"identify", "follow", "thresholds", "sinks", "trace", "doctor", "piles", "tidy"},
     4: {"cli"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

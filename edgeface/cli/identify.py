@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeface.cli.failures import Passed
+from edgeface.cli.failures import ENVIRONMENT, Passed
 from edgeface.cli.options import (
     Embedding,
     GalleryOption,
@@ -127,6 +127,9 @@ def _watch(
 ) -> None:
     from edgeface import draw, video
     from edgeface.plot import plot as draw_curves
+    from edgeface.sinks import Sinks
+    from edgeface.sinks.overlay import Overlay
+    from edgeface.stopping import Stop
     from edgeface.trace import Trace
 
     lines = as_lines(as_json)
@@ -135,27 +138,35 @@ def _watch(
         raise ArgumentError(f"--retries is for cameras and streams; {source} is read once")
     fps = LIVE_FPS if live else video.rate(source)
     with ExitStack() as stack:
-        writer = stack.enter_context(draw.OverlayWriter(out, fps)) if out else None
+        sinks = stack.enter_context(Sinks([Overlay(out, fps)] if out else []))
+        stop = stack.enter_context(Stop())
         line = stack.enter_context(Progress("frames", video.length(source) // every))
-        if live:  # a camera has no end of its own: Ctrl-C is how a watch is finished
-            stack.enter_context(suppress(KeyboardInterrupt))
 
         def on_frame(frame: Frame, sightings: list[Sighting]) -> None:
-            if writer is not None or display:
-                picture = draw.overlay(frame.image, sightings)
-                if writer is not None:
-                    writer.write(picture, frame.time)
-                if display:
-                    draw.show(picture)
+            if display and not draw.show(draw.overlay(frame.image, sightings)):
+                stop.set()
             line.step()
 
         trace = Trace() if plot is not None else None
         if plot is not None and trace is not None:  # whatever ends the watch
             stack.callback(lambda: draw.save(plot, draw_curves(identifier.explain(trace))))
         options = video.LiveOptions(retries=retries)
-        events = identifier.watch(source, every=every, live=options, on_frame=on_frame, trace=trace)
-        for event in events:
-            emit(to_json(event.to_dict()) if lines else _sentence(event))
+        events = identifier.watch(
+            source,
+            every=every,
+            live=options,
+            on_frame=on_frame,
+            trace=trace,
+            sinks=[sinks],
+            should_stop=stop,
+        )
+        with closing(events):
+            for event in events:
+                emit(to_json(event.to_dict()) if lines else _sentence(event))
+    if sinks.failures:  # already logged
+        raise typer.Exit(ENVIRONMENT)
+    if stop.signal is not None and not live:  # a camera has no other end, of a file the rest lacks
+        raise typer.Exit(128 + stop.signal)
 
 
 def _sentence(event: Event) -> str:

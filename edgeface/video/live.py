@@ -1,0 +1,197 @@
+"""Frames of a camera or a stream: the newest one, for as long as it lasts.
+
+A reader thread keeps only the newest frame, is watched for stalls (`VideoCapture.read` can hang for
+ever after a network drop) and the source is reopened with growing pauses.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from edgeface.errors import ArgumentError, CameraError
+from edgeface.types import Frame, Image
+from edgeface.video.files import Squaring
+from edgeface.video.probe import Trouble, probe
+
+log = logging.getLogger(__name__)
+
+ASKED = 0.1  # seconds between looks at whether to stop
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    """`open_timeout`, `stall`: seconds until an open or a silent source is given up; `retries`:
+    attempts in a row after a failed one, the first connection included, None for ever; `pause`
+    grows to `pause_max` seconds between attempts."""
+
+    open_timeout: float = 5.0
+    stall: float = 5.0
+    retries: int | None = None
+    pause: float = 1.0
+    pause_max: float = 30.0
+
+    def __post_init__(self) -> None:
+        times = (self.open_timeout, self.stall, self.pause, self.pause_max)
+        if not all(0 < t < float("inf") for t in times):
+            raise ArgumentError(f"{self}: times are finite seconds above 0")
+        if self.retries is not None and self.retries < 0:
+            raise ArgumentError(f"{self}: retries is 0 or more, or None for ever")
+
+
+class _Taken(NamedTuple):
+    image: Image
+    time: float  # monotonic, s
+    at: datetime
+
+
+class _Silent(Exception):  # noqa: N818 - not an error of ours, but news of the reader
+    """The source ended, cannot be opened, or is silent; says which."""
+
+
+class _Reader:
+    """One open capture and the thread that empties it."""
+
+    def __init__(self, source: int | str, options: LiveOptions) -> None:
+        self._source, self._options = source, options
+        self._ready = threading.Condition()
+        self._slot: _Taken | None = None
+        self._error: str | None = None
+        self._stop = False
+        self.dropped = 0
+        # A daemon, so that a driver that never returns cannot keep the process alive.
+        self._thread = threading.Thread(target=self._loop, name="edgeface-reader", daemon=True)
+        self._thread.start()
+
+    def _loop(self) -> None:
+        error = "cannot be opened"
+        try:
+            capture = self._open()
+            try:
+                if capture.isOpened():
+                    error = self._empty(capture)
+            finally:
+                capture.release()
+        except (cv2.error, MemoryError) as failure:
+            error = f"cannot be read ({failure})"
+        with self._ready:
+            self._error = error
+            self._ready.notify()
+
+    def _empty(self, capture: cv2.VideoCapture) -> str:
+        square = Squaring(capture)
+        while not self._stop:
+            ok, image = capture.read()
+            if not ok:
+                return "ended"
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                return f"sends pictures of shape {image.shape} {image.dtype}, which are no use"
+            picture = square(np.asarray(image, np.uint8))
+            taken = _Taken(picture, time.monotonic(), datetime.now(UTC))
+            with self._ready:
+                self.dropped += self._slot is not None
+                self._slot = taken
+                self._ready.notify()
+        return "was closed"
+
+    def _open(self) -> cv2.VideoCapture:
+        if isinstance(self._source, int):
+            capture = cv2.VideoCapture(self._source)
+            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+            return capture
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(self._options.open_timeout * 1000)]
+        limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(self._options.stall * 1000)]
+        return cv2.VideoCapture(self._source, cv2.CAP_FFMPEG, limits)
+
+    def newest(self, timeout: float, should_stop: Callable[[], bool]) -> _Taken | None:
+        """The newest frame not yet taken; None once `should_stop` says so.
+
+        Raises:
+            _Silent: the source ended, cannot be opened, or was silent for `timeout` seconds.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            with self._ready:
+                left = end - time.monotonic()
+                self._ready.wait_for(self._news, max(0.0, min(left, ASKED)))
+                if self._slot is not None:
+                    taken, self._slot = self._slot, None
+                    return taken
+                if self._error is not None:
+                    raise _Silent(self._error)
+            if should_stop():
+                return None
+            if left <= ASKED:
+                raise _Silent(f"sent no frame for {timeout:g} s")
+
+    def _news(self) -> bool:
+        return self._slot is not None or self._error is not None
+
+    def close(self) -> None:
+        """Let the thread come out of OpenCV. Ending the process while it is inside aborts, so it
+        is waited for as long as OpenCV itself may wait for a frame."""
+        self._stop = True
+        self._thread.join(max(self._options.open_timeout, self._options.stall) + 1.0)
+        if self._thread.is_alive():
+            log.warning("a reader hangs in its driver and is left behind")
+
+
+def of_camera(
+    source: int | str, name: str, options: LiveOptions, should_stop: Callable[[], bool]
+) -> Generator[Frame]:
+    """The frames of a live source, reconnected until `should_stop` or the retries are used up."""
+    start: float | None = None
+    at: datetime | None = None
+    index, failures = 0, 0
+    while not should_stop():
+        reader = _Reader(source, options)
+        try:
+            while True:
+                timeout = options.stall + (options.open_timeout if start is None else 0.0)
+                taken = reader.newest(timeout, should_stop)
+                if taken is None:
+                    return
+                if failures:
+                    log.warning("%s is %s", name, "there" if start is None else "back")
+                failures = 0
+                start = taken.time if start is None else start
+                at = taken.at if at is None else max(at, taken.at)  # the clock may be set back
+                yield Frame(taken.image, taken.time - start, index, name, at)
+                index += 1
+        except _Silent as silence:
+            said = str(silence)
+        finally:
+            reader.close()
+        failures += 1
+        trouble = probe(source, options.open_timeout)
+        _give_up(name, said, trouble, start is None, failures, options)
+        pause = min(options.pause * 2 ** (failures - 1), options.pause_max)
+        log.warning("%s %s; trying again in %.1f s", name, trouble.text or said, pause)
+        _sleep(pause * random.uniform(0.8, 1.2), should_stop)
+
+
+def _give_up(
+    name: str, said: str, trouble: Trouble, never_came: bool, failures: int, options: LiveOptions
+) -> None:
+    """Raise where another attempt is of no use, or was one too many."""
+    says = trouble.text or said
+    if never_came and trouble.final:
+        raise CameraError(f"{name} {says}")
+    if options.retries is not None and failures > options.retries:
+        again = f"; gave up after {options.retries} retries" if options.retries else ""
+        raise CameraError(f"{name} {says}{again}")
+
+
+def _sleep(seconds: float, should_stop: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not should_stop():
+        time.sleep(min(left, ASKED))
