@@ -13,6 +13,7 @@ VERBS = {
     "init": ("export.init", "a shipped ONNX embedder as a checkpoint to train further"),
     "further": ("export.further", "train an embedder on towards several teachers' joint space"),
     "train": ("export.train", "train an embedder, detector, siamese head or submodel heads"),
+    "detector-labels": ("export.detector_labels", "label the detector's training pictures"),
     "detector": ("export.detector", "train the five-landmark face detector"),
     "detector-onnx": ("export.detector_onnx", "detector checkpoint to ONNX, with its card"),
     "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),

@@ -61,7 +61,7 @@ class FaceDetector(nn.Module):
     def __init__(
         self,
         widths: tuple[int, int, int, int, int] = (16, 16, 32, 64, 64),
-        depths: tuple[int, int, int] = (2, 2, 1),
+        depths: tuple[int, int, int] = (2, 2, 2),
         neck: int = 64,
     ) -> None:
         super().__init__()
@@ -86,13 +86,16 @@ class FaceDetector(nn.Module):
             nn.init.zeros_(head.bias)
             head.bias.data[0] = -math.log((1 - PRIOR) / PRIOR)
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """What each head sees, (n, neck, H/s, W/s) per stride: a top-down pyramid by addition."""
-        x = self.stem(x * self.scale if self.scale != 1 else x)
-        levels = []
-        for stage, lateral in zip(self.stages, self.laterals, strict=True):
-            x = stage(x)
-            levels.append(lateral(x))
+    def body(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the stages of strides 8 and 16 see: nine tenths of a pass's arithmetic."""
+        near = self.stages[0](self.stem(x * self.scale if self.scale != 1 else x))
+        return near, self.stages[1](near)
+
+    def features(self, near: Tensor, middle: Tensor) -> list[Tensor]:
+        """What each head sees of `body`'s maps, (n, neck, H/s, W/s) per stride: a top-down pyramid
+        by addition."""
+        seen = (near, middle, self.stages[2](middle))
+        levels = [lateral(x) for lateral, x in zip(self.laterals, seen, strict=True)]
         for i in (1, 0):
             levels[i] = levels[i] + nn.functional.interpolate(
                 levels[i + 1], scale_factor=2.0, mode="nearest"
@@ -100,9 +103,13 @@ class FaceDetector(nn.Module):
         return [mixer(level) for mixer, level in zip(self.mixers, levels, strict=True)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        features = self.features(x)
+        return self.answer(*self.body(x))
+
+    def answer(self, near: Tensor, middle: Tensor) -> tuple[Tensor, ...]:
+        """The maps of `forward` from those of `body`."""
+        features = self.features(near, middle)
         # Offsets reach several strides; bfloat16 would round them by half a pixel and more.
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(near.device.type, enabled=False):
             return tuple(h(f.float()) for h, f in zip(self.heads, features, strict=True))
 
     @torch.no_grad()
