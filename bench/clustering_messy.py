@@ -103,7 +103,7 @@ def figures(shared: Path) -> dict[str, float | str | None]:
         result = cluster_folder(
             Path(temporary) / "photos",
             Path(temporary) / "out",
-            detector=detector,
+            detector=detector.search,
             embedder=embedder,
             model=embedder.card.digest,
         )

@@ -47,7 +47,17 @@ RECOGNISABLE = 0.2
 class FaceDetector(Protocol):
     """What the composition needs of a detector."""
 
-    def __call__(self, image: Image) -> list[Face]: ...
+    def __call__(self, image: Image) -> list[Face]:
+        """The faces of a frame, quickly."""
+        ...
+
+    def search(self, image: Image) -> list[Face]:
+        """The faces of a single picture, thoroughly, each measured as `refine` does."""
+        ...
+
+    def refine(self, image: Image, face: Face) -> Face:
+        """One face of an image with better landmarks, score and pose."""
+        ...
 
 
 class FaceEmbedder(Protocol):
@@ -215,8 +225,9 @@ class Follower:
         hands, and the ids that have new evidence."""
         seen = [t for t in tracks if t.last_seen == time]
         due = [t for t in seen if not t.weak and self._dossier(t.id).evidence.due(time)]
-        crops = align(image, [t.face for t in due])
-        rated = [rate(t.face, c, image.shape[:2]) for t, c in zip(due, crops, strict=True)]
+        faces = [self._detect.refine(image, t.face) for t in due]
+        crops = align(image, faces)
+        rated = [rate(f, c, image.shape[:2]) for f, c in zip(faces, crops, strict=True)]
         keep = [i for i, q in enumerate(rated) if self._dossier(due[i].id).evidence.accepts(q)]
         fresh = set()
         for i, row in zip(keep, self._embedder(crops[keep]), strict=True):
@@ -330,6 +341,7 @@ class Follower:
 
     def _looks(self, image: Image, faces: Sequence[Face]) -> Array:
         """Embeddings by which lost tracks may be found again; zeros, like nobody, if poor."""
+        faces = [self._detect.refine(image, f) for f in faces]
         crops = align(image, faces)
         rated = [rate(f, c, image.shape[:2]) for f, c in zip(faces, crops, strict=True)]
         rows = np.zeros((len(faces), self._embedder.size), np.float32)

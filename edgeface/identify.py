@@ -16,7 +16,7 @@ from edgeface.alignment import align
 from edgeface.calibrate import Calibration, calibrate, trials_needed
 from edgeface.cohort import Cohort
 from edgeface.decide import Rules, decide_together
-from edgeface.detect import Detector
+from edgeface.detect import MAX_SIDE, SURE, Detector
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.errors import ArgumentError, ImageError, SourceError
 from edgeface.follow import FaceDetector, FaceEmbedder, Follower, ask_bank, complete
@@ -103,6 +103,7 @@ class Identifier:
         detector: str | Path = "detector",
         runtime: Runtime = "auto",
         threads: int = 2,
+        max_side: int = MAX_SIDE,
         threshold: float | None = None,
         learn: bool = False,
         submodels: str | Path | None = None,
@@ -116,6 +117,8 @@ class Identifier:
             gallery: the file.
             embedder, detector: model names or files.
             runtime, threads: of both networks.
+            max_side: px to which larger pictures and frames are scaled down before detection; twice
+                as much finds faces half as large and takes four times as long.
             threshold: least cosine of a match, in the gallery and in the submodel bank.
             learn: let the gallery grow from video, see `gallery.Growth`.
             submodels: a `SubmodelBank` file that is asked about faces the gallery does not know. A
@@ -132,7 +135,7 @@ class Identifier:
             bank = SubmodelBank.load(submodels, embedder=embed.card.digest)
         store = Gallery.open(gallery, model=embed.card.digest, size=embed.size)
         fixed = None if threshold is None else Threshold(threshold, "user")
-        find = Detector.load(detector, runtime=runtime, threads=threads)
+        find = Detector.load(detector, runtime=runtime, threads=threads, max_side=max_side)
         return cls(
             find,
             embed,
@@ -167,9 +170,10 @@ class Identifier:
     # Single pictures ---------------------------------------------------------------------------
 
     def faces(self, picture: images.Source) -> list[Face]:
-        """Every face of a picture with quality and embedding, largest first."""
+        """Every face of a picture with quality, pose and embedding, largest first; what is no face
+        on a closer look is left out."""
         image = images.read(picture)
-        found = [f for f in self._detector(image) if f.score >= self._tracking.high]
+        found = [f for f in self._detector.search(image) if f.score >= self._tracking.high]
         faces = self._described(image, found)
         return sorted(faces, key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
 
@@ -186,7 +190,7 @@ class Identifier:
         return [Sighting(f, d) for f, d in zip(faces, decisions, strict=True)]
 
     def verify(self, a: images.Source, b: images.Source) -> Verification:
-        """Whether the largest faces of two pictures are the same person.
+        """Whether the largest sure faces of two pictures are the same person.
 
         Raises:
             ImageError: a picture is unreadable or shows no face.
@@ -274,7 +278,9 @@ class Identifier:
                 f"{len(faces)} faces in {label}, one is needed; crop the picture, or take the "
                 "largest with --faces largest"
             )
-        return faces[0]
+        # A leg, a dress or a lens taken for a face is often larger than the face.
+        sure = [f for f in faces if f.score >= SURE]
+        return sure[0] if sure else max(faces, key=lambda f: f.score)
 
     # Video -------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -49,9 +50,16 @@ class Scripted:
 
     def __init__(self) -> None:
         self.faces: list[Face] = []
+        self.closer: dict[int, Face] = {}  # what a closer look at some of them shows
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         return self.faces
+
+    def search(self, image: np.ndarray) -> list[Face]:
+        return [self.refine(image, f) for f in self.faces]
+
+    def refine(self, image: np.ndarray, face: Face) -> Face:
+        return self.closer.get(id(face), face)
 
 
 def painted(*people: tuple[Face, tuple[int, int, int]]) -> np.ndarray:
@@ -192,6 +200,39 @@ def test_verify_compares_the_largest_faces(app, detector) -> None:
     detector.faces = []
     with pytest.raises(ImageError, match="no face found"):
         app.verify(red, blue)
+
+
+def test_verify_takes_the_best_face_and_not_the_largest_box(app, detector) -> None:
+    person, leg = face(60, 60, 60, score=0.95), face(200, 10, 200, score=0.6)
+    detector.faces = [person]
+    alone = painted((person, RED))
+    detector.faces = [leg, person]
+    beside = painted((person, RED), (leg, BLUE))
+    assert app.verify(alone, beside).same
+    assert [round(f.score, 2) for f in app.faces(beside)] == [0.6, 0.95]
+
+
+def test_what_a_closer_look_denies_is_no_face(app, detector) -> None:
+    person, leg = face(60, 60, 60), face(200, 10, 200)
+    detector.faces = [leg, person]
+    detector.closer = {id(leg): replace(leg, score=0.0)}
+    image = painted((person, RED), (leg, BLUE))
+    assert [f.box[0] for f in app.faces(image)] == [60]
+    app.enroll("Alice", [image])
+    assert app.identify(image)[0].decision.name == "Alice"
+
+
+def test_a_video_embeds_the_points_of_the_closer_look(app, detector, show) -> None:
+    enroll(app, detector, "Alice", RED)
+    person = face(60, 60, 120)
+    beside = replace(person, landmarks=person.landmarks + np.float32([200, 0]))
+    detector.faces = [beside]
+    detector.closer = {id(beside): person}
+    image = painted((person, RED))
+    events = []
+    for index in range(12):
+        events += app.step(Frame(image, index / 25, index))
+    assert [e.decision.name for e in events if e.kind == "identified"] == ["Alice"]
 
 
 def test_enrolment_is_all_or_nothing(app, detector) -> None:

@@ -90,7 +90,7 @@ def _sort(
         result = cluster_folder(
             pictures,
             out,
-            detector=detector,
+            detector=detector.search,
             embedder=embedder,
             update=update,
             into=folders,  # type: ignore[arg-type]

@@ -2,5 +2,6 @@
 
 from edgeface.detect.boxes import overlaps, suppress
 from edgeface.detect.grid import CHANNELS, MAX_SIDE, STRIDES, Detector, decode
+from edgeface.detect.looks import SURE
 
-__all__ = ["CHANNELS", "MAX_SIDE", "STRIDES", "Detector", "decode", "overlaps", "suppress"]
+__all__ = ["CHANNELS", "MAX_SIDE", "STRIDES", "SURE", "Detector", "decode", "overlaps", "suppress"]

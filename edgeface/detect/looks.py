@@ -25,7 +25,7 @@ LOOKS = 3  # at a face that fills the frame: the first one's box may be far too 
 SAME_IOU = 0.4  # two looks' boxes mean one face
 INSIDE = 0.7  # share of a box within a larger face's from which it is a part of that face
 PATCH = 224  # px, side of the square in which a face is looked at upright
-SURE = 0.7  # score from which a single picture needs no further look
+SURE = 0.7  # score of a face without doubt: a picture that shows one needs no further look
 SMALL_SIDE = 224  # px, longer side of the smaller look: 1.2 of the picture's height is 200 px then
 
 
@@ -69,16 +69,24 @@ def merge(faces: Sequence[Face], again: Sequence[Face], limit: float) -> list[Fa
     return sorted([*kept, *large], key=lambda f: -f.score)
 
 
-def search(find: Find, image: Image, max_side: int) -> list[Face]:
-    """The faces of a single picture, best first: as `look`, and smaller; if nothing sure was found,
-    also turned by quarters. Two to five times the work of `look`."""
-    faces = union(look(find, image, max_side), look(find, image, min(SMALL_SIDE, max_side)))
+def search(find: Find, close: Find, image: Image, max_side: int, least: float) -> list[Face]:
+    """The faces of a single picture, each measured upright by `close`, best first: as `look`, and
+    smaller; if nothing sure was found, also turned by quarters. What is no face upright, with a
+    score below `least`, is left out."""
+
+    def measured(faces: Sequence[Face]) -> list[Face]:
+        return [f for f in (refine(close, image, face) for face in faces) if f.score >= least]
+
+    small = min(SMALL_SIDE, max_side)
+    faces = union(look(find, image, max_side), look(find, image, small))
+    faces = union(measured(faces), [])
     if faces and faces[0].score >= SURE:
         return faces
     for quarters in (1, 2, 3):
         turned = np.ascontiguousarray(np.rot90(image, quarters))
         found = look(find, turned, max_side)
-        faces = union(faces, [turn_back(f, quarters, image.shape[:2]) for f in found])
+        found = [turn_back(f, quarters, image.shape[:2]) for f in found]
+        faces = union(faces, measured(found))
     return faces
 
 
