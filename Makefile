@@ -35,6 +35,8 @@ lint: $(READY) ## ruff, format check included
 types: $(READY) ## mypy, strict
 	$(BIN)/pip install --quiet --editable '.[headless,dev,numba,openvino]'
 	$(BIN)/mypy
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then $(BIN)/mypy -p export -p bench; \
+	    else echo 'export and bench: not checked, torch is not installed'; fi
 
 bench: $(READY) ## quick run of every bench; needs the shared data and torch
 	$(BIN)/pip install --quiet --editable '.[headless,bench,export]'

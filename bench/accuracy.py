@@ -10,7 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ from edgeface.runtime import Runtime
 from export.protocols.embedders import keyed, open_embedder, original
 from export.protocols.identities import Embed
 from export.protocols.lfw import read_lfw, verify
+from export.protocols.pictures import stack
 
 Floats = NDArray[np.float32]
 
@@ -44,8 +44,8 @@ def folder_faces(root: Path, *, least: int = 1) -> tuple[NDArray[np.uint8], NDAr
     """Pictures and person of every folder under `root` with `least` pictures or more."""
     people = [sorted(d.glob("*.webp")) for d in sorted(root.iterdir()) if d.is_dir()]
     people = [files for files in people if len(files) >= least]
-    images = np.stack([cv2.imread(str(f)) for files in people for f in files])
-    return images, np.repeat(np.arange(len(people)), [len(files) for files in people])
+    images = stack(f for files in people for f in files)
+    return images, np.repeat(np.arange(len(people), dtype=np.int64), [len(f) for f in people])
 
 
 def grouped(embeddings: Floats, person: NDArray[np.int64]) -> dict[str, float]:

@@ -40,7 +40,7 @@ def _components(n: int, a: NDArray[np.int32], b: NDArray[np.int32]) -> Labels:
     from scipy.sparse.csgraph import connected_components
 
     links = coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n))
-    return connected_components(links, directed=False)[1].astype(np.int32)
+    return np.asarray(connected_components(links, directed=False)[1], np.int32)
 
 
 def original(faces: Faces, threshold: float) -> Labels:
@@ -128,7 +128,7 @@ def hdbscan(faces: Faces, samples: float) -> Labels:
     labels = HDBSCAN(min_cluster_size=2, min_samples=int(samples), copy=True).fit_predict(
         faces.embeddings
     )
-    return labels.astype(np.int32)
+    return np.asarray(labels, np.int32)
 
 
 def chinese_whispers(faces: Faces, threshold: float) -> Labels:

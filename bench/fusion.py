@@ -32,6 +32,7 @@ from edgeface.metrics import tar_at_far
 from edgeface.models import ModelCard, load_card
 from export.protocols.clips import Describer, Features, describe, others
 from export.protocols.intervals import FAR, interval
+from export.protocols.pictures import stack
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -73,7 +74,7 @@ def described(args: argparse.Namespace) -> tuple[Features, int]:
     if cache and cache.exists():
         return Features.load(cache), end
     cv2.setNumThreads(1)
-    crops = np.stack([cv2.imread(str(f)) for f in files]).astype(np.uint8)
+    crops = stack(files)
     found: list[Features] = []
     describer = Describer(card.path)
     for number in range(person.max() + 1):
@@ -175,13 +176,13 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
             rows, people = sets(features, end, n, share)
             same = people[:, None] == np.arange(end)[None]
             found = {way: fuse(rows) @ gallery.T for way, fuse in ways.items()}
+            key, tars = f"fusion.N{n}.{name}", dict[str, float]()
             for way, similarities in found.items():
-                key = f"fusion.N{n}.{name}"
-                tar = tar_at_far(similarities.ravel(), same.ravel(), FAR)
-                result[f"{key}.tar.{way}"] = 100 * tar
+                tars[way] = tar_at_far(similarities.ravel(), same.ravel(), FAR)
+                result[f"{key}.tar.{way}"] = 100 * tars[way]
                 right = similarities.argmax(axis=1) == people
                 result[f"{key}.rank1.{way}"] = 100 * float(right.mean())
-            result[f"{key}.gain"] = result[f"{key}.tar.default"] - result[f"{key}.tar.average"]
+            result[f"{key}.gain"] = 100 * (tars["default"] - tars["average"])
             low, high = interval([found["default"]], [found["average"]], [people], end)
             result[f"{key}.gain_low"], result[f"{key}.gain_high"] = low, high
     return result

@@ -12,6 +12,7 @@ answers until the graph is built (`cold_*`). Both are of a process that does not
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import resource
@@ -171,7 +172,7 @@ def searching(
         },
     )
     many = alternate(
-        np.arange(16),
+        np.arange(16, dtype=np.float32),
         {
             "gallery": lambda i: gallery.search_many(probes[64 * int(i[0] % 15) :][:64], K),
             "hnswlib": lambda i: bare.knn_query(probes[64 * int(i[0] % 15) :][:64], take),
@@ -239,7 +240,7 @@ def open_and_search(path: Path, asked: Path) -> dict[str, float]:
 
 def rivals(rows: Array, probes: Array, truth: Array, folder: Path) -> dict[str, float | str | None]:
     """usearch and faiss with the same graph parameters; None where one is not installed."""
-    made: dict[str, tuple[Callable[[], Any], Callable[[Any, Array], Array]]] = {
+    made: dict[str, tuple[Callable[[], Any], Callable[[Any, Array], Any]]] = {
         "usearch": (
             lambda: _usearch(rows),
             lambda index, p: 1.0 - np.atleast_2d(index.search(p, 4 * K).distances)[:, 0],
@@ -257,7 +258,7 @@ def rivals(rows: Array, probes: Array, truth: Array, folder: Path) -> dict[str, 
         index = build()
         result[f"{name}.insert_ms"] = 1e3 * (time.perf_counter() - start) / len(rows)
         result[f"{name}.recall_at_1"] = strict(search(index, probes), truth)
-        one = alternate(probes[:300], {"s": lambda p, index=index, search=search: search(index, p)})
+        one = alternate(probes[:300], {"s": functools.partial(search, index)})
         result[f"{name}.search_ms"] = 1e3 * one["s"]
     return result
 
@@ -291,10 +292,14 @@ def crossover(size: int, counts: list[int]) -> dict[str, float | str | None]:
         exact.add(np.arange(n), rows[:n])
         new = np.arange(len(graph), n)
         graph.add(new, rows[new])
+
+        def scan(p: Array, exact: Searcher = exact) -> Any:
+            return exact.search(p, 4 * K)
+
         times = alternate(
             probes[:100],
             {
-                "exact": lambda p, e=exact: e.search(p, 4 * K),
+                "exact": scan,
                 "graph": lambda p: graph.search(p, 20),
             },
         )

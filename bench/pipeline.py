@@ -128,10 +128,12 @@ def compared(clip: Clip, answers: dict[str, list[dict[str, Any]]], width: int) -
         pairs = zip(rates[OWN], rates.get(peer, []), strict=False)
         ratios = [own / other for own, other in pairs]
         out[f"fps_ratio_to_{peer}"] = statistics.median(ratios) if ratios else None
-        used = out.get(f"cpu_ms_per_frame.{peer}")
+        their_use = out.get(f"cpu_ms_per_frame.{peer}")
         own_use = out[f"cpu_ms_per_frame.{OWN}"]
-        ratio = used / own_use if isinstance(used, float) and isinstance(own_use, float) else None
-        out[f"cpu_ratio_to_{peer}"] = ratio
+        if isinstance(their_use, float) and isinstance(own_use, float):
+            out[f"cpu_ratio_to_{peer}"] = their_use / own_use
+        else:
+            out[f"cpu_ratio_to_{peer}"] = None
     return out
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 import edgeface as ef
 from bench.pipeline_clips import Clip
-from edgeface import draw, follow, images
+from edgeface import draw, follow, images, track
 
 
 class Stopwatch:
@@ -50,7 +51,7 @@ class Stopwatch:
 @contextlib.contextmanager
 def watched(app: ef.Identifier, watch: Stopwatch) -> Iterator[None]:
     """Count the stages of a running identifier. What is left of a step is `follow`."""
-    tracker = follow.Tracker
+    tracker = track.Tracker
     places: list[tuple[Any, str, str]] = [
         (app, "_detector", "detect"),
         (app, "_embedder", "embed"),
@@ -103,9 +104,10 @@ def breakdown(clip: Clip, *, runtime: str, threads: int, limit: int) -> dict[str
                 rate = capture.get(cv2.CAP_PROP_FPS)
                 while count < limit:
                     with watch("decode"):
-                        ok, image = capture.read()
+                        ok, picture = capture.read()
                     if not ok:
                         break
+                    image = np.asarray(picture, np.uint8)
                     with watch("follow"):
                         app.step(ef.Frame(image, count / rate, count))
                     with watch("draw"):

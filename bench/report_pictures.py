@@ -45,7 +45,7 @@ def draw(documents: Documents, folder: Path) -> list[tuple[str, str]]:
         ("search.svg", "Exact search, milliseconds per probe over N (D = 512)", search, (8, 4)),
         ("gallery.svg", "Gallery search, milliseconds per probe over N", gallery, (8, 4)),
     ]
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "edgeface", "font.size": 9}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "edgeface", "font.size": 9}
     made = []
     with mpl.rc_context(settings):
         for file, caption, plan, size in plans:

@@ -31,6 +31,7 @@ from edgeface import score
 from edgeface.submodels import unit
 
 Figures = dict[str, float | str | None]
+Times = dict[str, NDArray[np.float64]]  # by method, seconds of each round
 SIZES = [10_000, 100_000, 360_000, 1_000_000]
 MIDDLE = 100_000  # where the cost of K and the kernels are compared
 HUGE = 1_000_000  # from here on three rounds are enough, the calls are so long
@@ -96,7 +97,9 @@ def _peers(
     """float32 and int8 against numpy, torch, ONNX Runtime and OpenVINO, and against ceilings."""
     n, d = weights.shape
     out: Figures = {}
-    stored = {"fp32": weights, "int8": quantized, "fp16": weights.astype(np.float16)}
+    stored: dict[str, score.Rows | score.QuantizedRows] = {
+        "fp32": weights, "int8": quantized, "fp16": weights.astype(np.float16),
+    }  # fmt: skip
     for threads in args.threads:
         with Timer(threads, args.core) as timer:
             peers = score_peers.float_and_int8(weights, threads)
@@ -114,7 +117,7 @@ def _peers(
     return out
 
 
-def _against(key: str, seconds: dict[str, NDArray], name: str, peers: list[str]) -> Figures:
+def _against(key: str, seconds: Times, name: str, peers: list[str]) -> Figures:
     """The best peer is the float one with the least median time."""
     floats = [p for p in peers if p != score_peers.INT8]
     best = min(floats, key=lambda p: float(np.median(seconds[p])))
@@ -126,9 +129,7 @@ def _against(key: str, seconds: dict[str, NDArray], name: str, peers: list[str])
     return out | {f"{key}.ratio_to_{peer}": ratio(seconds[peer], seconds[name]) for peer in peers}
 
 
-def _fractions(
-    key: str, seconds: dict[str, NDArray], name: str, size: float, operations: float
-) -> Figures:
+def _fractions(key: str, seconds: Times, name: str, size: float, operations: float) -> Figures:
     if "read" not in seconds:
         return {f"{key}.fraction_of_read_bandwidth": None, f"{key}.fraction_of_ceiling": None}
     read = size / seconds[name] / seconds["read"]
@@ -221,7 +222,7 @@ def _kernels(
     """Every kernel this machine runs, and numba, over the one that is chosen."""
     n, d = weights.shape
     out: Figures = {}
-    names = score._native.kernels() if score._native is not None else []
+    names = score.kernels()
     names = [k for k in [*names, "numba"] if k != "scalar"]
     with Timer(1, args.core) as timer:
         for q in args.probes:
@@ -313,8 +314,9 @@ def _some_probes(weights: NDArray[np.float32], q: int, seed: int) -> NDArray[np.
 def _first(rows: score.Rows | score.QuantizedRows, n: int) -> score.Rows | score.QuantizedRows:
     if not isinstance(rows, score.QuantizedRows):
         return rows[:n]
-    parts = (a[:n] for a in (rows.codes, rows.scale, rows.error, rows.exact))
-    return score.QuantizedRows(*parts, rows.norm, rows.error_max)
+    return score.QuantizedRows(
+        rows.codes[:n], rows.scale[:n], rows.error[:n], rows.exact[:n], rows.norm, rows.error_max
+    )
 
 
 def _top1(rows: score.Rows | score.QuantizedRows, threads: int = 1) -> Method:

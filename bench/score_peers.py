@@ -52,13 +52,13 @@ def torch(weights: NDArray[np.float32]) -> Method:
     return run
 
 
-def _graph(weights: NDArray[np.float32], quantized: bool) -> tuple[bytes, dict[str, NDArray]]:
+def _graph(weights: NDArray[np.float32], quantized: bool) -> tuple[bytes, dict[str, NDArray[Any]]]:
     """probes to best class and its cosine: MatMul, or dynamically quantized MatMulInteger. W comes
     beside the graph, as an external initializer, so that it may be larger than 2 GB."""
     from onnx import StringStringEntryProto, TensorProto, helper, numpy_helper
 
-    constants = {"axis": np.array([1])}
-    beside = {"W": np.ascontiguousarray(weights.T)}
+    constants: dict[str, NDArray[Any]] = {"axis": np.array([1])}
+    beside: dict[str, NDArray[Any]] = {"W": np.ascontiguousarray(weights.T)}
     nodes = [helper.make_node("MatMul", ["x", "W"], ["s"])]
     if quantized:
         scale = np.abs(weights).max(axis=1) / np.float32(127)
@@ -96,7 +96,7 @@ def _graph(weights: NDArray[np.float32], quantized: bool) -> tuple[bytes, dict[s
     return model.SerializeToString(), beside
 
 
-def _onnx_session(graph: tuple[bytes, dict[str, NDArray]], threads: int) -> Any:
+def _onnx_session(graph: tuple[bytes, dict[str, NDArray[Any]]], threads: int) -> Any:
     import onnxruntime as library
 
     model, beside = graph
@@ -160,7 +160,8 @@ def _faiss(weights: NDArray[np.float32], threads: int) -> dict[str, Method]:
 
 def _usearch(weights: NDArray[np.float32], threads: int) -> dict[str, Method]:
     try:
-        from usearch.index import MetricKind, search
+        from usearch.compiled import MetricKind
+        from usearch.index import search
     except ImportError:
         return {}
     return {"usearch": lambda x: search(weights, x, 1, MetricKind.IP, exact=True, threads=threads)}

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from edgeface import Embedder
 from edgeface.models import load_card
 from edgeface.submodels import unit
 from export import heads
+from export.protocols.pictures import stack
 
 CACHE = Path(__file__).parents[1] / "runs" / "submodels"
 MIN_IMAGES, MAX_IMAGES, UNKNOWNS = 10, 30, 2000
@@ -92,7 +94,7 @@ def cosines(features: heads.Features) -> dict[str, float]:
     }  # fmt: skip
 
 
-def fit(known: heads.Features) -> dict[str, NDArray]:
+def fit(known: heads.Features) -> dict[str, NDArray[Any]]:
     """Mean, square roots of the between- and within-class covariances, and residual lengths `r` by
     class: `count` from `first`."""
     x, y = unit(known.x).astype(np.float64), known.y
@@ -107,9 +109,9 @@ def fit(known: heads.Features) -> dict[str, NDArray]:
     noise = within / np.mean(counts)
     between = np.cov(means.T) - noise
 
-    def root(covariance: NDArray) -> NDArray:
+    def root(covariance: NDArray[np.float64]) -> NDArray[np.float32]:
         values, vectors = np.linalg.eigh(covariance)
-        return (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), np.float32)
 
     scale, order = np.sqrt((lengths**2).mean()), np.argsort(y, kind="stable")
     count = counts[:, 0].astype(np.int64)
@@ -118,7 +120,7 @@ def fit(known: heads.Features) -> dict[str, NDArray]:
             "first": np.cumsum(count) - count, "count": count}  # fmt: skip
 
 
-def synthetic(n: int, model: dict[str, NDArray], seed: int) -> Draw:
+def synthetic(n: int, model: dict[str, NDArray[Any]], seed: int) -> Draw:
     """TRAIN images of each of n classes, validation and test images of random classes."""
     rng = np.random.default_rng(seed)
     d = len(model["mean"])
@@ -156,7 +158,7 @@ def _distinct(
     person under two labels."""
     n = int(y.max()) + 1
     means = heads.centres_of(x[y >= 0], y[y >= 0], n)
-    twin = np.tril(means @ means.T > SAME_PERSON, -1).any(axis=1)
+    twin = np.asarray(np.tril(means @ means.T > SAME_PERSON, -1).any(axis=1))
     keep = (y < 0) | ~twin[y]
     renamed = np.where(twin, -1, np.cumsum(~twin) - 1)
     return x[keep], np.where(y[keep] < 0, -1, renamed[y[keep]]), unseen[~twin]
@@ -187,8 +189,6 @@ def _person(folder: str) -> str:
 
 
 def _embed(shared: Path, embedder: Embedder, cached: Path) -> None:
-    import cv2
-
     known: dict[str, tuple[str, list[Path]]] = {}
     unknown: list[Path] = []
     for folder, pictures in _folders(shared):
@@ -202,8 +202,7 @@ def _embed(shared: Path, embedder: Embedder, cached: Path) -> None:
     labels += [-1] * len(unknown)
     rows = []
     for start in range(0, len(paths), 256):
-        crops = np.stack([cv2.imread(str(p)) for p in paths[start : start + 256]])
-        rows.append(embedder(crops))
+        rows.append(embedder(stack(paths[start : start + 256])))
     cached.parent.mkdir(parents=True, exist_ok=True)
     unseen = [folder.startswith(UNSEEN) for folder, _ in known.values()]
     np.savez(cached, x=np.concatenate(rows), y=np.asarray(labels), unseen=np.asarray(unseen))

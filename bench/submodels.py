@@ -142,8 +142,14 @@ def one_seed(draw: Draw, *, seed: int, epochs: int, submodels: int) -> dict[str,
     votes = {s: score.mixmaxsim(p, w, centres) for s, p in sets.items()}
     wrong = {s: _original(votes[s], w, sets[s], cells["kmeans"]) for s in sets}
     broken = tune(wrong["val"], val.y)
+
+    def nearest(
+        rows: NDArray[np.float32],
+    ) -> Callable[[str], tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        return lambda s: _nearest(sets[s], rows)
+
     answers: dict[str, Callable[[str], tuple[NDArray[np.int64], NDArray[np.float32]]]] = {
-        **{r: lambda s, r=r: _nearest(sets[s], weights[r]) for r in weights if r != "kmeans"},
+        **{r: nearest(rows) for r, rows in weights.items() if r != "kmeans"},
         "kmeans": lambda s: choose(votes[s], Rule("maxmax")),
         "mixmaxsim": lambda s: choose(votes[s], tuned["mixmaxsim"]),
         "mixmaxsim_original": lambda s: choose(wrong[s], broken),
@@ -173,12 +179,14 @@ def _judge(answer: Callable[[str], Any], draw: Draw) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _nearest(x: NDArray, rows: NDArray) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _nearest(x: NDArray[Any], rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     found, similarities = score.topk(x, rows, 1)
     return found[:, 0], similarities[:, 0]
 
 
-def _original(votes: score.Votes, w: NDArray, x: NDArray, cells: NDArray) -> score.Votes:
+def _original(
+    votes: score.Votes, w: NDArray[Any], x: NDArray[Any], cells: NDArray[Any]
+) -> score.Votes:
     """a' as the original computes it: it walks the probes whose Sim class lies in a submodel in
     batches of 1000 and indexes the classes by the position inside the batch, so that every probe
     past the first batch reads the class of the probe that many places earlier."""
@@ -190,7 +198,7 @@ def _original(votes: score.Votes, w: NDArray, x: NDArray, cells: NDArray) -> sco
     return score.Votes(votes.maxmax, votes.sim, votes.a, a_prime, votes.b, votes.b_prime)
 
 
-def mcnemar(first: NDArray, second: NDArray) -> float:
+def mcnemar(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Two-sided exact p-value that two classifiers err equally often (McNemar, 1947)."""
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     n, k = only_first + only_second, min(only_first, only_second)
@@ -201,7 +209,7 @@ def mcnemar(first: NDArray, second: NDArray) -> float:
     return min(1.0, 2 * tail)
 
 
-def _bootstrap(difference: NDArray, rounds: int = 1000) -> tuple[float, float]:
+def _bootstrap(difference: NDArray[Any], rounds: int = 1000) -> tuple[float, float]:
     """95 % interval of the mean; differences are -1, 0 or 1, so that counts can be drawn."""
     rng = np.random.default_rng(0)
     n = len(difference)

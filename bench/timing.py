@@ -68,25 +68,28 @@ class Timer:
         x: NDArray[np.float32],
         rounds: int,
         rows: NDArray[np.float32] | None = None,
-    ) -> dict[str, NDArray]:
+    ) -> dict[str, NDArray[np.float64]]:
         """Seconds (rounds,) of every method, once per round. With `rows` also `read` and `fma`,
         the bytes of them and the multiply-add operations that this machine does in a second."""
-        repeats, seconds = {}, {name: [] for name in methods}  # type: dict[str, int], dict[str, list]
-        for name, method in methods.items():
-            first = self.seconds(lambda m=method: m(x))
-            again = first if first > SLOW else self.seconds(lambda m=method: m(x))
+        repeats: dict[str, int] = {}
+        seconds: dict[str, list[float]] = {name: [] for name in methods}
+        calls = {name: functools.partial(method, x) for name, method in methods.items()}
+        for name, call in calls.items():
+            first = self.seconds(call)
+            again = first if first > SLOW else self.seconds(call)
             repeats[name] = max(1, int(np.ceil(LEAST / max(again, 1e-6))))
         limit = ceilings() if rows is not None else None
         read, fma = [], []
         for _ in range(rounds):
-            if limit is not None:
-                self._rest(lambda: limit.read(rows, self.threads))
-                read.append(rows.nbytes / self.seconds(lambda: limit.read(rows, self.threads)))
-                fma.append(limit.operations * self.threads
-                           / self.seconds(lambda: limit.multiply(self.threads)))  # fmt: skip
-            for name, method in methods.items():
-                self._rest(lambda m=method: m(x))
-                seconds[name].append(self.seconds(lambda m=method: m(x), repeats[name]))
+            if limit is not None and rows is not None:
+                reading = functools.partial(limit.read, rows, self.threads)
+                multiplying = functools.partial(limit.multiply, self.threads)
+                self._rest(reading)
+                read.append(rows.nbytes / self.seconds(reading))
+                fma.append(limit.operations * self.threads / self.seconds(multiplying))
+            for name, call in calls.items():
+                self._rest(call)
+                seconds[name].append(self.seconds(call, repeats[name]))
         found = {name: np.asarray(v) for name, v in seconds.items()}
         return found | ({"read": np.asarray(read), "fma": np.asarray(fma)} if read else {})
 
@@ -97,7 +100,7 @@ class Timer:
             wake()
 
 
-def ratio(theirs: NDArray, ours: NDArray) -> float:
+def ratio(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> float:
     """The median of per-round ratios; above 1 we are faster."""
     return float(np.median(theirs / ours))
 
@@ -126,7 +129,7 @@ class Ceilings:
 def ceilings() -> Ceilings | None:
     """Built for this processor's widest vectors; None where that is impossible."""
     compiler = shutil.which("cc")
-    names = score._native.kernels() if score._native is not None else []
+    names = score.kernels()
     if compiler is None or "avx2" not in names:
         print("bench: no compiler or no AVX2, so no ceilings", file=sys.stderr)
         return None

@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -164,7 +164,7 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
     result: dict[str, float | str | None] = {"video.model": embedder.card.digest[:12]}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts: dict[str, dict[str, float | None]] = {
+        parts: dict[str, Mapping[str, float | None]] = {
             "ytf": ytf(sequences, enrolled, Aggregator.of(embedder.card)),
             "strangers": strangers(sequences, embedder, folder),
         }

@@ -104,7 +104,9 @@ def compose(path: Path, walks: list[Walk], background: Image, rng: np.random.Gen
     if not writer.isOpened():
         raise SystemExit(f"video: {path} cannot be written: OpenCV has no MPEG-4 encoder here")
     cv2.setRNGSeed(int(rng.integers(2**31)))
-    scene = cv2.resize(background, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    scene = np.asarray(
+        cv2.resize(background, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), np.uint8
+    )
     for index in range(int(SECONDS * FPS)):
         time = index / FPS
         picture = scene.copy()
@@ -114,7 +116,7 @@ def compose(path: Path, walks: list[Walk], background: Image, rng: np.random.Gen
                 # The frames of a video hold for half a second each.
                 crop = walk.crops[int(2 * time) % len(walk.crops)]
                 paste(picture, crop, place, walk.blur)
-        grain = cv2.randn(np.empty(picture.shape, np.int16), 0, 3)
+        grain = cv2.randn(np.empty(picture.shape, np.int16), np.zeros(3), np.full(3, 3.0))
         writer.write(cv2.add(picture, grain, dtype=cv2.CV_8U))
     writer.release()
 
@@ -129,7 +131,7 @@ def paste(picture: Image, crop: Image, place: Array, blur: float) -> None:
         small = cv2.GaussianBlur(small, (0, 0), blur)
     mask = np.zeros((size, size), np.float32)
     cv2.ellipse(mask, (size // 2, size // 2), (int(size * 0.4), int(size * 0.46)), 0, 0, 360, 1, -1)
-    mask = cv2.GaussianBlur(mask, (0, 0), max(0.5, size * 0.03))
+    mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), max(0.5, size * 0.03)), np.float32)
     left, top = round(x - size / 2), round(y - size / 2)
     a, b = max(0, -left), max(0, -top)
     c, d = min(size, WIDTH - left), min(size, HEIGHT - top)

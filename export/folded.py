@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from export.networks.mobilefacenet import Bottleneck, ConvBN, Head, MeshBlock, MobileFaceNet
 
@@ -44,12 +44,19 @@ class Layer:
         return self.groups > 1
 
 
+def _running(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Mean and variance that a normalisation has kept."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
 def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Array, Array]:
     """Weight and bias of the convolution with the normalisation's running statistics folded in."""
-    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().double()
+    mean, variance = _running(norm)
+    scale = (norm.weight / torch.sqrt(variance + norm.eps)).detach().double()
     weight = convolution.weight.detach().double() * scale[:, None, None, None]
     bias = convolution.bias.detach().double() if convolution.bias is not None else 0.0
-    shift = norm.bias.detach().double() + (bias - norm.running_mean.double()) * scale
+    shift = norm.bias.detach().double() + (bias - mean.double()) * scale
     return weight.float().numpy(), shift.float().numpy()
 
 
@@ -64,6 +71,7 @@ def _slope(module: nn.Module | None, width: int) -> Array | None:
 
 def _layer(name: str, module: ConvBN) -> Layer:
     convolution, norm = module[0], module[1]
+    assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     weight, bias = fold(convolution, norm)
     return Layer(
         name,
@@ -71,16 +79,17 @@ def _layer(name: str, module: ConvBN) -> Layer:
         bias,
         _slope(module[2] if len(module) > 2 else None, len(bias)),
         convolution.stride[0],
-        convolution.padding[0],
+        int(convolution.padding[0]),
         convolution.groups,
     )
 
 
 def _head(name: str, module: Head) -> list[Layer]:
     norm = module.norm
-    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().double()
+    mean, variance = _running(norm)
+    scale = (norm.weight / torch.sqrt(variance + norm.eps)).detach().double()
     weight = (module.linear.weight.detach().double() * scale[:, None]).float().numpy()
-    bias = (norm.bias.detach().double() - norm.running_mean.double() * scale).float().numpy()
+    bias = (norm.bias.detach().double() - mean.double() * scale).float().numpy()
     return [
         _layer(f"{name}.expand", module.expand),
         _layer(f"{name}.pool", module.pool),
@@ -90,6 +99,7 @@ def _head(name: str, module: Head) -> list[Layer]:
 
 def _mesh(name: str, module: MeshBlock, before: str) -> list[Layer]:
     depthwise = module.depthwise
+    assert depthwise.bias is not None
     weight, bias = fold(module.pointwise, module.norm)
     return [
         Layer(
@@ -118,7 +128,9 @@ def fold_network(network: MobileFaceNet) -> list[Layer]:
         elif isinstance(module, Head):
             layers += _head(name, module)
         else:
-            layers += [_layer(f"{name}.{i}", part) for i, part in enumerate(module)]
+            for i, part in enumerate(module.children()):
+                assert isinstance(part, ConvBN)
+                layers.append(_layer(f"{name}.{i}", part))
     return layers
 
 

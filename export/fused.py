@@ -102,7 +102,7 @@ class NormPReLU(torch.autograd.Function):
     """prelu(batch_norm(x)) with batch statistics; returns the map, mean and variance (biased)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, slope: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -124,7 +124,7 @@ class NormPReLU(torch.autograd.Function):
         return out, *statistics
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, slope = ctx.saved_tensors
         scale, shift, mean, inverse = ctx.parts
         rows, grads = as_rows(x), as_rows(dy.contiguous(memory_format=torch.channels_last))
@@ -151,7 +151,7 @@ class Pointwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         rows = x.permute(0, 2, 3, 1).flatten(0, 2).bfloat16()
         w = weight.flatten(1).bfloat16()
         ctx.save_for_backward(rows, w)
@@ -160,7 +160,7 @@ class Pointwise(torch.autograd.Function):
         return (rows @ w.T).float().view(n, height, width, -1).permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor]:
         rows, w = ctx.saved_tensors
         n, _, height, width = dy.shape
         d = dy.permute(0, 2, 3, 1).flatten(0, 2).bfloat16()
@@ -186,15 +186,18 @@ def norm_act(x: Tensor, norm: nn.BatchNorm2d, activation: nn.Module | None) -> T
     if not (norm.training and x.device.type == "cpu" and x.dtype == torch.float32):
         y: Tensor = norm(x)
         return y if activation is None else activation(y)
+    slope: Tensor
     if isinstance(activation, nn.PReLU):
         slope = activation.weight
     else:
         slope = torch.full_like(norm.weight, 0.0 if activation is not None else 1.0)
     out, mean, variance = NormPReLU.apply(x, norm.weight, norm.bias, slope, norm.eps)
     n = x.numel() // x.shape[1]
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.num_batches_tracked is not None
     with torch.no_grad():
         momentum = norm.momentum if norm.momentum is not None else 0.1
-        norm.running_mean.lerp_(mean, momentum)  # type: ignore[union-attr]
-        norm.running_var.lerp_(variance * (n / max(1, n - 1)), momentum)  # type: ignore[union-attr]
-        norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        norm.running_mean.lerp_(mean, momentum)
+        norm.running_var.lerp_(variance * (n / max(1, n - 1)), momentum)
+        norm.num_batches_tracked.add_(1)
     return out

@@ -69,7 +69,7 @@ def gain(one: list[Floats], other: list[Floats], sets: list[Sets], good: Floats)
         )
         for way in ways
     ]
-    low, high = interval(*ways, people, len(gallery))
+    low, high = interval(ways[0], ways[1], people, len(gallery))
     return Interval(100 * float(tars[0] - tars[1]), low, high)
 
 
@@ -140,7 +140,7 @@ def compare(features: Features, args: argparse.Namespace) -> tuple[Fusion, dict[
         weights = scale.weights(features, form)
         fused[name] = [fuse(good[rows], weights[rows], form) for rows, _, _ in sets]
         report(name, fused[name], sets, good)
-    tokens = [("embedding",)]
+    tokens: list[tuple[str, ...]] = [("embedding",)]
     if args.ablation:
         tokens += [("norm",), ("style",), ("style", "norm"), ("embedding", "norm")]
         tokens += [("embedding", "style", "norm")]

@@ -8,11 +8,15 @@ update: `embedding` (n, d) unit rows and `quality` (n,) to `share` (n, m), `toke
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+
+from export.fusion_network import Readout, Update
 
 Floats = NDArray[np.float32]
 OPSET = 20  # the first with Gelu
@@ -32,7 +36,7 @@ class _Graph:
         self.weights.append(numpy_helper.from_array(array.astype(kind), name))
         return name
 
-    def node(self, kind: str, *inputs: str, output: str = "", **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         output = output or f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
@@ -44,12 +48,12 @@ class _Graph:
     def model(
         self, inputs: dict[str, list[str | int]], outputs: dict[str, list[str | int]]
     ) -> onnx.ModelProto:
-        shaped = [
+        takes, gives = (
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in some.items()]
             for some in (inputs, outputs)
-        ]
+        )
         model = helper.make_model(
-            helper.make_graph(self.nodes, "fusion", *shaped, self.weights),
+            helper.make_graph(self.nodes, "fusion", takes, gives, self.weights),
             opset_imports=[helper.make_opsetid("", OPSET)],
             producer_name="edgeface",
             ir_version=9,
@@ -58,7 +62,7 @@ class _Graph:
         return model
 
 
-def update_graph(update: nn.Module, shift: Floats, spread: Floats, floor: float) -> onnx.ModelProto:
+def update_graph(update: Update, shift: Floats, spread: Floats, floor: float) -> onnx.ModelProto:
     """The graph of `export.fusion.Update`, which goes by embeddings less `shift` (d,) over `spread`
     (d,)."""
     g, (centres, width) = _Graph(), update.anchors.shape
@@ -69,6 +73,8 @@ def update_graph(update: nn.Module, shift: Floats, spread: Floats, floor: float)
     scaled = g.node("Div", scaled, g.constant(spread))
     x = g.linear(g.node("Concat", scaled, quality, log, axis=1), update.first)
     active, normal, inner, _ = update.token
+    assert isinstance(active, nn.PReLU) and isinstance(normal, nn.LayerNorm)
+    assert isinstance(inner, nn.Linear)
     x = g.node("PRelu", x, g.constant(active.weight))
     gain, bias = g.constant(normal.weight), g.constant(normal.bias)
     x = g.node("LayerNormalization", x, gain, bias, axis=-1, epsilon=normal.eps)
@@ -84,7 +90,7 @@ def update_graph(update: nn.Module, shift: Floats, spread: Floats, floor: float)
     )
 
 
-def readout_graph(readout: nn.Module) -> onnx.ModelProto:
+def readout_graph(readout: Readout) -> onnx.ModelProto:
     """The graph of `export.fusion.Readout`."""
     g, (centres, width) = _Graph(), readout.anchors.shape
     size = readout.channels.out_features
@@ -96,7 +102,9 @@ def readout_graph(readout: nn.Module) -> onnx.ModelProto:
     tokens = g.node("Div", "tokens", safe)
     grown = g.node("Log", g.node("Add", mass, g.constant(1.0)))
     about = g.node("Concat", anchors, tokens, agreement, grown, axis=2)
-    h = g.node("Gelu", g.linear(about, readout.mix[0]))
+    mix = readout.mix[0]
+    assert isinstance(mix, nn.Linear)
+    h = g.node("Gelu", g.linear(about, mix))
     common = g.node("ReduceMean", h, g.constant([1]), keepdims=1)
     h = g.node("Concat", h, g.node("Expand", common, g.node("Shape", h)), axis=2)
     scores = g.node("Add", g.linear(h, readout.channels), g.node("Log", safe))

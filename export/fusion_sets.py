@@ -82,14 +82,15 @@ class Crowd:
     def sets(self, n: int, share: float, *, seed: int, each: int = 1) -> Sets:
         """`each` sets of exactly `n` frames of everybody who has them: frames (s, n), good pictures
         (s,), people (s,)."""
-        rng, found = np.random.default_rng(seed), []
+        rng = np.random.default_rng(seed)
+        found: list[tuple[Rows, int, int]] = []
         for person in self.people.tolist():
             for _ in range(each):
                 frames, clean = self.one(person, n, share, rng)
                 if len(frames) == n:
                     found.append((frames, clean, person))
-        frames, clean, who = zip(*found, strict=True)
-        return np.stack(frames), np.array(clean), np.array(who)
+        rows, good, who = zip(*found, strict=True)
+        return np.stack(rows), np.array(good), np.array(who)
 
 
 def score(fused: Floats, people: Rows, good: Floats) -> dict[str, float]:
@@ -183,7 +184,9 @@ def fit(crowd: Crowd, scale: Scale) -> tuple[Closed, Closed]:
     for weighting in grid:
         for reading in readings:
             form = Closed(*weighting, *reading)
-            found.append((np.mean([v["tar"] for v in measure(some, scale, form, drawn)]), form))
+            found.append(
+                (float(np.mean([v["tar"] for v in measure(some, scale, form, drawn)])), form)
+            )
     robust = max(found, key=lambda x: x[0])
     plain = max((x for x in found if x[1].steps == 0), key=lambda x: x[0])
     for value, form in sorted(found, key=lambda x: -x[0])[:6]:

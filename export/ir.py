@@ -49,8 +49,8 @@ def to_ir(model: SimulatedInt8) -> ov.Model:
     """The INT8 form as an OpenVINO model with the interface of `to_onnx`."""
     image = op.parameter([-1, 3, 112, 112], np.float32, name="image")
     x = op.multiply(
-        op.subtract(image, _constant(np.float32([[[[CENTRE]]]]))),
-        _constant(np.float32([[[[1 / UNIT]]]])),
+        op.subtract(image, _constant(np.full((1, 1, 1, 1), CENTRE, np.float32))),
+        _constant(np.full((1, 1, 1, 1), 1 / UNIT, np.float32)),
     )
     x, outputs = _rounded(x, 1 / UNIT, CENTRE), dict[str, ov.Node]()
     steps = model.log_scale.detach().exp().numpy().astype(np.float64)
@@ -68,7 +68,7 @@ def to_ir(model: SimulatedInt8) -> ov.Model:
         outputs[layer.name] = x
     raw = op.reshape(x, _constant(np.array([0, -1])), True)
     norm = op.reduce_l2(raw, _constant(np.array([1])), True)
-    embedding = op.divide(raw, op.maximum(norm, _constant(np.float32([1e-12]))))
+    embedding = op.divide(raw, op.maximum(norm, _constant(np.full(1, 1e-12, np.float32))))
     results = []
     for node, name in ((embedding, "embedding"), (norm, "norm")):
         node.output(0).set_names({name})

@@ -56,6 +56,8 @@ class NeighbourhoodTransformer(nn.Module):
 
     def __init__(self, k: int, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("scale", torch.tensor(scale))
         self.embed = nn.Linear(len(FEATURES), WIDTH)

@@ -20,6 +20,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class Inputs:
         head = args.network == "head"
         self.embedder = Embedder.load(args.embedder, threads=args.threads) if head else None
 
-    def of(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def of(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         return self.embedder(np.ascontiguousarray(images)) if self.embedder else images
 
     def tensor(self, part: NDArray[np.generic]) -> Tensor:
@@ -201,13 +202,13 @@ def gate(
     network: nn.Module, inputs: Inputs, outcome: Outcome, lfw: Path
 ) -> tuple[Outcome, dict[str, float]]:
     """The outcome, or the pretrained state where LFW says that was better, and both figures."""
-    images, *pairs = read_lfw(lfw)
+    images, index, same, fold = read_lfw(lfw)
     seen = inputs.of(images)
     before_state = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
-    figures = {}
+    figures: dict[str, float] = {}
     for key, state in (("before", before_state), ("after", outcome.state)):
         network.load_state_dict(state)
-        values = verify(embed(network, inputs, seen), *pairs)
+        values = verify(embed(network, inputs, seen), index, same, fold)
         figures |= {f"{name}.{key}": value for name, value in values.items()}
     if figures["lfw.after"] < figures["lfw.before"]:
         print("siamese: worse on LFW than pretrained, which is kept", file=sys.stderr)

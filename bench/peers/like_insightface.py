@@ -74,7 +74,7 @@ class Insightface:
     def _embed(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         crop = protocol.align(image, landmarks)
         blob = cv2.dnn.blobFromImage(crop, 1.0, (112, 112), swapRB=True)
-        return self._network.run(None, {self._input: blob})[0][0]
+        return np.asarray(self._network.run(None, {self._input: blob})[0][0])
 
     def enrol(self, name: str, image: np.ndarray) -> None:
         faces = self._detect(image)

@@ -101,7 +101,10 @@ def main(load: Callable[[argparse.Namespace], System]) -> None:
     cv2.setNumThreads(options.threads)
     system = load(options)
     for file in options.people:
-        system.enrol(file.stem, cv2.imread(str(file)))
+        portrait = cv2.imread(str(file))
+        if portrait is None:
+            raise SystemExit(f"{file}: OpenCV reads no picture there")
+        system.enrol(file.stem, portrait)
     seconds, looked, seen = 0.0, 0, []
     cpu = 0.0
     for index, at, image, decoding in frames(options.clip, options.every, options.offset):

@@ -36,7 +36,7 @@ class OpenCV:
         self._network.setInput(
             cv2.dnn.blobFromImage(crop, 1 / 127.5, (112, 112), (127.5,) * 3, swapRB=True)
         )
-        return self._network.forward()[0].copy()
+        return np.array(self._network.forward()[0])
 
     def enrol(self, name: str, image: np.ndarray) -> None:
         rows = self._find(image)

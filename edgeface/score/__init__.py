@@ -40,8 +40,8 @@ try:
 except ImportError:  # built without a compiler; kernel() says so
     _native = None  # type: ignore[assignment, unused-ignore]
 
-__all__ = ["Cost", "QuantizedRows", "Rows", "SubmodelScores", "Votes", "kernel", "mixmaxsim",
-           "quantize", "topk", "topk_with_cost"]  # fmt: skip
+__all__ = ["Cost", "QuantizedRows", "Rows", "SubmodelScores", "Votes", "kernel", "kernels",
+           "mixmaxsim", "quantize", "topk", "topk_with_cost"]  # fmt: skip
 _STORAGE = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
 _INT8 = 2
 _log = logging.getLogger("edgeface")
@@ -52,9 +52,14 @@ def kernel() -> str:
     return _choose(os.environ.get("EDGEFACE_KERNEL", ""))
 
 
+def kernels() -> list[str]:
+    """The native kernels that this machine runs, best first; none where they were not built."""
+    return list(_native.kernels()) if _native is not None else []
+
+
 @functools.cache
 def _choose(forced: str) -> str:
-    built = _native.kernels() if _native is not None else []
+    built = kernels()
     if forced in {"", "native"} and built:
         return f"native:{built[0]}"
     if forced in built:

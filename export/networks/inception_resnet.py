@@ -60,7 +60,7 @@ class Reduction(nn.Module):
 
 def block35() -> Residual:
     c = ConvNormReLU
-    branches = [
+    branches: list[nn.Module] = [
         c(256, 32),
         nn.Sequential(c(256, 32), c(32, 32, 3, 1, 1)),
         nn.Sequential(c(256, 32), c(32, 32, 3, 1, 1), c(32, 32, 3, 1, 1)),

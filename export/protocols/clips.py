@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -80,10 +80,10 @@ def with_style(model: onnx.ModelProto) -> onnx.ModelProto:
     picture of every map at the end of two inner stages (AdaIN's style, Huang and Belongie 2017)."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph, parts = model.graph, []
-    graph.initializer.append(numpy_helper.from_array(np.float32([1e-6]), "style.floor"))
+    graph.initializer.append(numpy_helper.from_array(np.full(1, 1e-6, np.float32), "style.floor"))
     for stage in STAGES:
         mean, square, spread = f"{stage}.mean", f"{stage}.square", f"{stage}.spread"
-        nodes = [
+        nodes: list[tuple[str, list[str], str, dict[str, Any]]] = [
             ("ReduceMean", [stage], mean, {"axes": [2, 3], "keepdims": 0}),
             ("Mul", [stage, stage], f"{square}d", {}),
             ("ReduceMean", [f"{square}d"], square, {"axes": [2, 3], "keepdims": 0}),

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from export.protocols.pictures import stack
+
 Floats = NDArray[np.float32]
 Embed = Callable[[NDArray[np.uint8]], Floats]
 
@@ -80,14 +82,11 @@ class Source:
         return Labelled(rows.astype(np.float32), np.unique(names, return_inverse=True)[1])
 
     def _embed(self, files: list[Path], kept: Path) -> Floats:
-        import cv2
-
         print(f"{self.name}: embedding {len(files)} crops for {kept}", file=sys.stderr)
         embed = self.open_embed()
         rows = []
         for start in range(0, len(files), 512):
-            crops = [cv2.imread(str(p)) for p in files[start : start + 512]]
-            rows.append(embed(np.stack(crops)))
+            rows.append(embed(stack(files[start : start + 512])))
         kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_suffix(".part")
         with temporary.open("wb") as file:

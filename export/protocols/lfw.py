@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.metrics import equal_error_rate, tar_at_far, verification_accuracy
+from export.protocols.pictures import stack
 
 Floats = NDArray[np.float32]
 
@@ -37,7 +37,7 @@ def read_lfw(
     pairs = lfw_pairs(root / "pairs.txt", folds)
     names = sorted({n for a, b, *_ in pairs for n in (a, b)})
     row = {n: i for i, n in enumerate(names)}
-    images = np.stack([cv2.imread(str(root / "aligned112" / f"{n}.webp")) for n in names])
+    images = stack(root / "aligned112" / f"{n}.webp" for n in names)
     index = np.array([[row[a], row[b]] for a, b, *_ in pairs])
     same = np.array([s for *_, s, _ in pairs])
     return images, index, same, np.array([f for *_, f in pairs])
