@@ -15,7 +15,10 @@ inter-ocular distance, for found faces of 40 px and more.
 
 `repeat` figures ask the same of the teacher itself on a picture shifted by `PASSES[0]`: what a
 perfect copy of the teacher could reach. Speed is CPU time of the network alone, one thread,
-interleaved medians. No clip, scene or background measured here was trained on.
+interleaved medians, and their `ratio`. No clip, scene or background measured here was trained on.
+
+Close-ups, turned pictures, labelled points, portraits and what two other detectors agree on in the
+clips are in `detect_pictures`.
 """
 
 from __future__ import annotations
@@ -23,22 +26,24 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.detect import MAX_SIDE, STRIDES, Detector, overlaps
+from bench import detect_pictures
+from bench.detect_peers import TeacherSession, teacher_card
+from edgeface.detect import MAX_SIDE, Detector, overlaps
+from edgeface.embed import Embedder
 from edgeface.models import ModelCard, load_card
 from edgeface.runtime import Runtime, Session, open_session
-from edgeface.types import Array, Face, Image, Threshold
+from edgeface.types import Array, Face, Image
 
 TEACHER = "models/teachers/yunet_n_dynamic.onnx"
-TEACHER_SCORE = 0.6
+PARTS = ("teacher", "pictures", "consensus", "speed")
 IOU = 0.5
 Figures = dict[str, float | str | None]
 SIZES = (20, 40, 80)  # px
@@ -48,32 +53,6 @@ FRAMES = ((320, 320), (480, 640))  # (H, W)
 NATIVE_SIDE = 1920  # px: no clip is scaled down
 PASSES = ((3, 5, False), (5, 2, True), (7, 7, False), (2, 6, True), (6, 1, False), (4, 3, True))
 MIN_PASSES = 4  # of PASSES must find a face for its mean landmarks to count
-
-
-class TeacherSession:
-    """A YuNet session that speaks as our detector does: one map per stride, score as logit."""
-
-    def __init__(self, session: Session) -> None:
-        self._session, self.runtime = session, session.runtime
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Array]:
-        """See `edgeface.runtime.Session`."""
-        image = inputs["input"]
-        out = self._session.run({"input": image})
-        maps = {}
-        for stride in STRIDES:
-            score = np.sqrt(out[f"cls_{stride}"] * out[f"obj_{stride}"]).clip(1e-6, 1 - 1e-6)
-            rows = [np.log(score / (1 - score)), out[f"bbox_{stride}"], out[f"kps_{stride}"]]
-            h, w = image.shape[2] // stride, image.shape[3] // stride
-            table = np.concatenate(rows, axis=2).transpose(0, 2, 1)
-            maps[f"stride_{stride}"] = table.reshape(len(image), -1, h, w)
-        return maps
-
-
-def teacher_card(path: Path) -> ModelCard:
-    """A card for the teacher file, enough for `Detector`."""
-    raw = {"input": {"name": "input"}}
-    return ModelCard("teacher", "detection", path, "", 0, Threshold(TEACHER_SCORE, "card"), raw)
 
 
 def clip_frames(folder: Path, *, every: int) -> Iterator[Image]:
@@ -224,6 +203,8 @@ def speed(files: dict[str, Path], runtime: Runtime, *, repeats: int) -> Figures:
                 times[key].append(time.process_time() - start)
         for key, values in times.items():
             out[f"detect.ms.{w}x{h}.{runtime}{key}"] = 1e3 * float(np.median(values[3:]))
+        ours, theirs = (float(np.median(times[key][3:])) for key in ("", "_teacher"))
+        out[f"detect.ratio.{w}x{h}.{runtime}"] = ours / theirs
     return out
 
 
@@ -231,17 +212,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options beyond the runner's."""
     parser.add_argument("--model", default="detector", help="name or file of the detector")
     parser.add_argument("--threshold", type=float, help="score threshold; default the card's")
+    parser.add_argument(
+        "--confident", type=float, default=0.5, help="score from which a face counts for a person"
+    )
     parser.add_argument("--runtime", default="onnxruntime", help="for the quality figures")
+    parser.add_argument(
+        "--parts", default=",".join(PARTS), help=f"comma-separated, of {', '.join(PARTS)}"
+    )
     parser.add_argument("--every", type=int, default=5, help="take every n-th frame of the clips")
 
 
 def figures(args: argparse.Namespace) -> Figures:
-    """Quality against the teacher, false alarms on backgrounds, speed beside the teacher."""
-    data, teacher_file = args.shared / "data", args.shared / TEACHER
+    """The parts asked for: quality against the teacher, false alarms on backgrounds, pictures as
+    people bring them, speed beside the teacher."""
+    parts = args.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        raise SystemExit(f"bench: no part {', '.join(sorted(unknown))}; one of {', '.join(PARTS)}")
     card = load_card(args.model, "detection")
     session = open_session(card.path, runtime=args.runtime, threads=1)
-    other = TeacherSession(open_session(teacher_file, runtime=args.runtime, threads=1))
+    ours = Detector(session, card, score_threshold=args.threshold)
+    out: Figures = {"detect.threshold": ours.score_threshold}
     few = 6 if args.quick else 1
+    data = args.shared / "data"
+    if "teacher" in parts:
+        out |= against_teacher(args, session, card, few)
+    if "pictures" in parts:
+        out |= detect_pictures.truth(ours, data)
+        out |= detect_pictures.portraits(ours, data, few)
+        originals = sorted((data / "lfw" / "originals").rglob("*.jpg"))
+        chosen = originals[:: len(originals) // detect_pictures.PICTURES][::few]
+        out |= detect_pictures.disturbed(ours, Embedder.load(threads=1), chosen)
+    if "consensus" in parts:
+        frames = clip_frames(data / "video", every=args.every * few)
+        out |= detect_pictures.consensus(ours, frames, args.shared, least=args.confident)
+    out["detect.size_mb"] = card.path.stat().st_size / 1e6
+    if "speed" in parts:
+        files = {"": card.path, "_teacher": args.shared / TEACHER}
+        for runtime in ("onnxruntime", "openvino"):
+            out |= speed(files, runtime, repeats=20 if args.quick else 100)
+    return out
+
+
+def against_teacher(
+    args: argparse.Namespace, session: Session, card: ModelCard, few: int
+) -> Figures:
+    """Faces and points compared with the teacher's, and false alarms of both on backgrounds."""
+    data, teacher_file = args.shared / "data", args.shared / TEACHER
+    other = TeacherSession(open_session(teacher_file, runtime=args.runtime, threads=1))
 
     def pair(max_side: int) -> tuple[Detector, Detector]:
         ours = Detector(session, card, max_side=max_side, score_threshold=args.threshold)
@@ -253,10 +270,10 @@ def figures(args: argparse.Namespace) -> Figures:
         "clips640": (clip_frames(data / "video", every=every), MAX_SIDE),
         "scenes": (scene_images(data / "scenes", slice(-HELD_BACK, None, few)), MAX_SIDE),
     }
-    ours, theirs = pair(MAX_SIDE)
-    out: Figures = {"detect.threshold": ours.score_threshold}
+    out: Figures = {}
     for name, (images, max_side) in sets.items():
         out |= quality(*pair(max_side), images, prefix=f"detect.{name}")
+    ours, theirs = pair(MAX_SIDE)
     eager = Detector(session, card, score_threshold=0.05)
     out["detect.dev.break_even"] = break_even(eager, theirs, scene_images(data / "scenes", DEV))
     empty = sorted((data / "scenes" / "background").iterdir())[-HELD_BACKGROUNDS:][::few]
@@ -264,10 +281,10 @@ def figures(args: argparse.Namespace) -> Figures:
     for suffix, detector in (("", ours), ("_teacher", theirs)):
         alarms = sum(len(detector(picture)) for picture in pictures)
         out[f"detect.background.alarms_per_image{suffix}"] = alarms / len(pictures)
-    out["detect.size_mb"] = card.path.stat().st_size / 1e6
-    files = {"": card.path, "_teacher": teacher_file}
-    for runtime in ("onnxruntime", "openvino"):
-        out |= speed(files, runtime, repeats=20 if args.quick else 100)
+    for key, search in (("confident", ours), ("searched", ours.search)):
+        faces = [f for picture in pictures for f in search(picture)]
+        alarms = sum(f.score >= args.confident for f in faces)
+        out[f"detect.background.alarms_{key}"] = alarms / len(pictures)
     return out
 
 

@@ -1,0 +1,79 @@
+"""bench.detect_pictures and bench.detect_peers: the pictures are what their names say."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from conftest import face
+
+from bench import detect_pictures
+from bench.detect_peers import LAYERS, _decoded
+from edgeface.types import Face
+
+
+def squares(size=(250, 250)):
+    """A picture with one bright box, and a face that has it."""
+    image = np.zeros((*size, 3), np.uint8)
+    image[80:180, 90:170] = 255
+    return image, Face(np.array([90, 80, 170, 180], np.float32), np.zeros((5, 2), np.float32), 0.9)
+
+
+def box_of(image):
+    rows, columns = np.nonzero(image[..., 0] > 128)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+@pytest.mark.parametrize("share", detect_pictures.SHARES)
+def test_a_close_up_fills_the_share_of_the_picture(share):
+    x1, y1, x2, y2 = box_of(detect_pictures.close_up(*squares(), share))
+    assert (y2 - y1) / detect_pictures.CLOSE_SIDE == pytest.approx(share, abs=0.02)
+    assert (x1 + x2) / 2 == pytest.approx(detect_pictures.CLOSE_SIDE / 2, abs=12)
+
+
+@pytest.mark.parametrize("degrees", detect_pictures.TURNS)
+def test_a_turned_picture_keeps_all_of_it(degrees):
+    image, _ = squares((250, 300))
+    image[:] = 0
+    cv2.circle(image, (280, 20), 10, (255,) * 3, -1)  # near the upper right corner
+    out = detect_pictures.turned(image, degrees)
+    lit = (out[..., 0] > 128).sum() / (image[..., 0] > 128).sum()
+    assert lit == pytest.approx(1, abs=0.15)
+    x1, y1, x2, y2 = box_of(out)
+    place = np.array([(x1 + x2) / 2, (y1 + y2) / 2]) - [out.shape[1] / 2, out.shape[0] / 2]
+    turn = np.deg2rad(-degrees)  # anticlockwise, y down
+    wanted = [
+        [np.cos(turn), -np.sin(turn)],
+        [np.sin(turn), np.cos(turn)],
+    ] @ np.array([130.0, -105.0])
+    np.testing.assert_allclose(place, wanted, atol=3)
+
+
+def test_the_best_face_is_the_largest_sure_one():
+    leg, near, far = face(0, 0, 200, score=0.6), face(0, 0, 80), face(0, 0, 40, score=0.99)
+    assert detect_pictures.best([leg, near, far]) is near
+    assert detect_pictures.best([leg, face(0, 0, 10, score=0.4)]) is leg
+    assert detect_pictures.best([]) is None
+
+
+def test_boxes_and_points_of_version_five_are_read_back():
+    """A cell coded by hand: middle (100, 60), 20 x 30 px, stride 8, second anchor."""
+    _, stride, anchors = LAYERS[0]
+    columns, rows = 20, 12
+    out = np.full((3, columns * rows, 16), -9.0, np.float32)
+    column, row, anchor = 12, 7, np.array(anchors[1], np.float32)
+
+    def logit(p):
+        return np.log(p / (1 - p))
+
+    cell = out[1, row * columns + column]
+    offset = np.array([100 / stride - column, 60 / stride - row])
+    cell[:2] = logit((offset + 0.5) / 2)
+    cell[2:4] = logit(np.sqrt([20, 30] / anchor) / 2)
+    points = np.array([[95, 55], [105, 55], [100, 60], [96, 66], [104, 66]], np.float32)
+    cell[5:15] = ((points - np.array([column, row]) * stride) / anchor).ravel()
+    cell[4], cell[15] = logit(0.9), logit(0.8)
+    (found,) = _decoded(out, stride, anchors, columns)
+    np.testing.assert_allclose(found[0], 0.72, atol=1e-5)
+    np.testing.assert_allclose(found[1:5], [90, 45, 110, 75], atol=1e-3)
+    np.testing.assert_allclose(found[5:], points.ravel(), atol=1e-3)
