@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import detect_pictures
-from bench.detect_peers import TeacherSession, teacher_card
+from bench.detect_peers import teacher_card
 from edgeface.detect import MAX_SIDE, Detector, overlaps
 from edgeface.embed import Embedder
 from edgeface.models import ModelCard, load_card
@@ -258,7 +258,7 @@ def against_teacher(
 ) -> Figures:
     """Faces and points compared with the teacher's, and false alarms of both on backgrounds."""
     data, teacher_file = args.shared / "data", args.shared / TEACHER
-    other = TeacherSession(open_session(teacher_file, runtime=args.runtime, threads=1))
+    other = open_session(teacher_file, runtime=args.runtime, threads=1)
 
     def pair(max_side: int) -> tuple[Detector, Detector]:
         ours = Detector(session, card, max_side=max_side, score_threshold=args.threshold)

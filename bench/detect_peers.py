@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeface.detect import STRIDES, suppress
-from edgeface.models import ModelCard
-from edgeface.runtime import Session
-from edgeface.types import Array, Image, Threshold
+from edgeface.detect import suppress
+from edgeface.models import InputSpec, ModelCard
+from edgeface.types import Image, Threshold
 from export.detector_labels import Opinion
 
 # Output name, stride, and three anchors (width, height) px, of the exported file.
@@ -27,30 +24,10 @@ SCORE = 0.35
 TEACHER_SCORE = 0.6
 
 
-class TeacherSession:
-    """A YuNet session that speaks as our detector does: one map per stride, score as logit."""
-
-    def __init__(self, session: Session) -> None:
-        self._session, self.runtime = session, session.runtime
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Array]:
-        """See `edgeface.runtime.Session`."""
-        image = inputs["input"]
-        out = self._session.run({"input": image})
-        maps = {}
-        for stride in STRIDES:
-            score = np.sqrt(out[f"cls_{stride}"] * out[f"obj_{stride}"]).clip(1e-6, 1 - 1e-6)
-            rows = [np.log(score / (1 - score)), out[f"bbox_{stride}"], out[f"kps_{stride}"]]
-            h, w = image.shape[2] // stride, image.shape[3] // stride
-            table = np.concatenate(rows, axis=2).transpose(0, 2, 1)
-            maps[f"stride_{stride}"] = table.reshape(len(image), -1, h, w)
-        return maps
-
-
 def teacher_card(path: Path) -> ModelCard:
     """A card for the teacher file, enough for `Detector`."""
-    raw = {"input": {"name": "input"}}
-    return ModelCard("teacher", "detection", path, "", 0, Threshold(TEACHER_SCORE, "card"), raw)
+    limit, spec = Threshold(TEACHER_SCORE, "card"), InputSpec("input", color="BGR")
+    return ModelCard("teacher", "detection", path, "", 0, limit, spec, family="yunet")
 
 
 class Yolo:

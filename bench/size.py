@@ -43,7 +43,7 @@ def models(shared: Path) -> Figures:
     out: Figures = {}
     for card in cards():
         out[f"size.model_mb.{card.name}"] = weigh(card.path)
-        out[f"size.model_precision.{card.name}"] = str(card.raw.get("precision"))
+        out[f"size.model_precision.{card.name}"] = str(card.about.get("precision"))
     folder = shared / "models" / "peers"
     for name in ("original_mobilefacenet", "original_mobilefacenetv2"):
         files = {

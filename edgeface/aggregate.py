@@ -12,8 +12,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.errors import ModelError
-from edgeface.models import ModelCard, digest
+from edgeface.models import ModelCard, check_file
 from edgeface.runtime import Session, open_session
 from edgeface.types import Array, Template
 
@@ -99,20 +98,15 @@ class Learned:
         Raises:
             ModelError: one is missing, damaged or was replaced.
         """
-        about = card.raw.get("fusion")
-        if about is None:
+        spec = card.fusion
+        if spec is None:
             return None
         sessions = []
-        for part in ("update", "readout"):
-            path = card.path.with_name(str(about[part]["file"]))
-            found = digest(path) if path.is_file() else "nothing"
-            if found != about[part]["sha256"]:
-                raise ModelError(
-                    f"{path} is not the network that the card of {card.name} names: reinstall it"
-                )
+        for file in (spec.update, spec.readout):
+            check_file(card, file)
             # Two calls of a few microseconds each: a second thread would only cost time.
-            sessions.append(open_session(path, runtime="onnxruntime", threads=1))
-        return cls(*sessions, centres=int(about["centres"]), width=int(about["width"]))
+            sessions.append(open_session(file.path, runtime="onnxruntime", threads=1))
+        return cls(*sessions, centres=spec.centres, width=spec.width)
 
     def look(self, embeddings: Array, qualities: Array) -> Looks:
         """See `Head.look`."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Self
 
 import numpy as np
@@ -107,19 +107,19 @@ class Calibration:
     def from_json(cls, text: str) -> Self:
         """What `to_json` wrote; CalibrationError when it did not."""
         try:
-            fields = json.loads(text)
-            fields["measured"] = Interval(**fields["measured"])
+            found = json.loads(text)
+            found["measured"] = Interval(**found["measured"])
             for name in ("rates", "values"):
-                fields[name] = tuple(map(float, fields[name]))
-            return cls(**fields)
+                found[name] = tuple(map(float, found[name]))
+            return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
             raise CalibrationError("the stored calibration is damaged: calibrate again") from error
 
     @classmethod
     def of_card(cls, card: ModelCard) -> Self | None:
         """What an embedder's card says of impostors, None where none were measured."""
-        impostors = card.raw.get("impostors")
-        return None if impostors is None else cls.from_json(json.dumps(impostors))
+        found = card.impostors
+        return None if found is None else cls(*(getattr(found, f.name) for f in fields(cls)))
 
 
 def trials_needed(fpir: float) -> int:

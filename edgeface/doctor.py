@@ -34,12 +34,12 @@ def checks() -> Iterator[Check]:
     yield _opencv()
     yield Check("telemetry", "ok", "off: the runtimes look nothing up and write no file")
     yield Check("runtime", "ok", f"auto means {runtime.choose('auto')}")
-    for card in models.cards():
+    for file in models.card_files():
         try:
-            models.load_card(card.path, "detection" if card.task == "detection" else "embedding")
+            card = models.load_card(file)
             yield Check(f"model {card.name}", "ok", f"{card.task}, sha256 {card.digest[:12]}")
         except EdgefaceError as error:
-            yield Check(f"model {card.name}", "bad", str(error))
+            yield Check(f"model {file.stem}", "bad", str(error))
     cameras = sorted(str(p) for p in Path("/dev").glob("video*"))
     yield Check(
         "cameras", "ok" if cameras else "note", " ".join(cameras) or "none under /dev/video*"

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeface.errors import ImageError, ModelError
 from edgeface.models import ModelCard, load_card
-from edgeface.runtime import Runtime, Session, choose, open_session
+from edgeface.runtime import Runtime, Session, open_model
 from edgeface.types import Array, Image
 
 DEFAULT = "mobilefacenet"
@@ -41,8 +41,7 @@ class Embedder:
             ModelError: unknown, damaged or not an embedding model.
         """
         card = load_card(model, "embedding")
-        path = card.file_for(choose(runtime))
-        return cls(open_session(path, runtime=runtime, threads=threads), card)
+        return cls(open_model(card, runtime=runtime, threads=threads), card)
 
     @property
     def size(self) -> int:
@@ -76,8 +75,9 @@ class Embedder:
         return rows
 
     def _run(self, crops: Image) -> Array:
-        planes = np.ascontiguousarray(crops[..., ::-1].transpose(0, 3, 1, 2), dtype=np.float32)
-        rows = self._session.run({self.card.raw["input"]["name"]: planes})["embedding"]
+        spec = self.card.input
+        found = self._session.run({spec.name: spec.tensor(crops)})
+        rows = found.get(self.card.output("embedding"), np.empty(0, np.float32))
         if rows.shape != (len(crops), self.size) or not np.isfinite(rows).all():
             raise ModelError(
                 f"model {self.card.name} returned {rows.shape} with non-finite values or of the "

@@ -15,14 +15,15 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NoReturn, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import ArgumentError, ModelError
+from edgeface.models import ModelCard
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,20 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 Runtime = Literal["auto", "onnxruntime", "openvino"]
 Tensors = dict[str, NDArray[np.float32]]
+Shape = tuple[int | None, ...]
 
 
 class Session(Protocol):
-    """A loaded network. `run` maps named float32 inputs to named float32 outputs."""
+    """A loaded network: `run` maps named float32 inputs to named float32 outputs; `inputs` are
+    their shapes, None where any length will do, and `outputs` the names."""
 
     runtime: str
+
+    @property
+    def inputs(self) -> Mapping[str, Shape]: ...
+
+    @property
+    def outputs(self) -> Collection[str]: ...
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run the network once; shapes as the model's card states them."""
@@ -84,6 +93,38 @@ def open_session(path: Path | str, *, runtime: Runtime = "auto", threads: int = 
     return session
 
 
+def open_model(card: ModelCard, *, runtime: Runtime = "auto", threads: int = 2) -> Session:
+    """Load the file that a model's card names for a runtime, and check that the network has the
+    input and the outputs of which the card speaks.
+
+    Raises:
+        ArgumentError: `threads` < 1 or the runtime is unknown.
+        ModelError: a file is missing or damaged, the runtime is not installed, or the card does
+            not describe the network.
+    """
+    session = open_session(card.file_for(choose(runtime)), runtime=runtime, threads=threads)
+    name = card.input.name
+    if name not in session.inputs:
+        _refuse(card, f"an input among {', '.join(session.inputs)}", repr(name), "$.input.name")
+    shape = session.inputs[name]
+    wanted = card.input.shape(card.input.size or (None, None))
+    fits = (a is None or b is None or a == b for a, b in zip(shape[1:], wanted, strict=False))
+    if len(shape) != 4 or not all(fits):
+        found = "x".join("?" if n is None else str(n) for n in shape)
+        _refuse(card, f"what fits the network's input {found}", card.input.layout, "$.input.layout")
+    if card.input.size is None and None not in shape[2:]:
+        _refuse(card, f"the network's size, {list(shape[2:])}", "nothing", "$.input.size")
+    for role, output in card.outputs.items():
+        if output not in session.outputs:
+            known = ", ".join(sorted(session.outputs))
+            _refuse(card, f"an output among {known}", repr(output), f"$.outputs.{role}")
+    return session
+
+
+def _refuse(card: ModelCard, expected: str, found: str, place: str) -> NoReturn:
+    raise ModelError(f"{card.place}: expected {expected}, got {found} at {place}")
+
+
 class OnnxSession:
     """ONNX Runtime on the CPU."""
 
@@ -102,11 +143,20 @@ class OnnxSession:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the bindings raise a dozen unrelated classes
             raise ModelError(f"{path} is not a model ONNX Runtime can load: {error}") from error
-        self._outputs = [o.name for o in self._session.get_outputs()]
+        self._path = path
+        self.outputs = [o.name for o in self._session.get_outputs()]
+        self.inputs: dict[str, Shape] = {
+            i.name: tuple(n if isinstance(n, int) else None for n in i.shape)
+            for i in self._session.get_inputs()
+        }
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run once; see `Session`."""
-        return dict(zip(self._outputs, self._session.run(None, dict(inputs)), strict=True))
+        try:
+            found = self._session.run(None, dict(inputs))
+        except Exception as error:  # as above
+            raise ModelError(_failed(self._path, inputs, error)) from error
+        return dict(zip(self.outputs, found, strict=True))
 
 
 class OpenVinoSession:
@@ -129,11 +179,26 @@ class OpenVinoSession:
             model = core.compile_model(core.read_model(path), "CPU", config)
         except Exception as error:  # as above
             raise ModelError(f"{path} is not a model OpenVINO can load: {error}") from error
+        self._path = path
         self._request = model.create_infer_request()
         # One tensor may carry several names (an output and the node it aliases): answer to each.
         self._names = [(i, name) for i, o in enumerate(model.outputs) for name in o.names]
+        self.outputs = {name for _, name in self._names}
+        self.inputs: dict[str, Shape] = {
+            name: tuple(n.get_length() if n.is_static else None for n in port.partial_shape)
+            for port in model.inputs
+            for name in port.names
+        }
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run once; see `Session`."""
-        results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+        try:
+            results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+        except Exception as error:  # as above
+            raise ModelError(_failed(self._path, inputs, error)) from error
         return {name: results[i] for i, name in self._names}
+
+
+def _failed(path: Path, inputs: Mapping[str, NDArray[Any]], error: Exception) -> str:
+    fed = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+    return f"{path} cannot be run on {fed}; its card does not describe it: {error}"

@@ -9,21 +9,23 @@ data the shipped models were trained on; other models' cards say what `--data` a
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import astuple, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.calibrate import calibrate
-from edgeface.metrics import tar_at_far, threshold_at_far
-from edgeface.models import digest
+from edgeface.document import Json
+from edgeface.metrics import Interval, tar_at_far, threshold_at_far
+from edgeface.models import FileRef, Impostors, InputSpec, ModelCard, digest, write_card
+from edgeface.types import Threshold
 from export.data import Pack, hold_out, open_pack
-from export.ir import size_of
 from export.protocols.embedders import open_embedder
 from export.protocols.identities import Embed
 from export.protocols.lfw import read_lfw, verify
@@ -79,13 +81,15 @@ def small_probe_tar(
     return tar_at_far(similarity[pairs], same, 1e-3) if same.any() else float("nan")
 
 
-def rounded(value: object) -> object:
+def rounded(value: Any) -> Any:
     """Six digits of every number: a card is read by people."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
+    if isinstance(value, Interval):
+        return Interval(*(rounded(v) for v in astuple(value)))
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
-    return [rounded(v) for v in value] if isinstance(value, list | tuple) else value
+    return type(value)(map(rounded, value)) if isinstance(value, list | tuple) else value
 
 
 def fastest(model: Path) -> Path:
@@ -144,51 +148,42 @@ def main(argv: list[str]) -> int:
             "tar_at_far_1e-3": round(measured["tar_at_far1e-3"] / 100, 5),
         }
     # What `Calibration.default_at` reads: impostor pairs, that is searches in a gallery of one.
-    impostors = json.loads(calibrate(similarity[~same], fpir=rate(pairs), size=1).to_json())
-    blob = args.model.read_bytes()
-    card = {
-        "name": args.model.stem,
-        "task": "embedding",
-        "file": args.model.name,
-        "sha256": hashlib.sha256(blob).hexdigest(),
-        "bytes": len(blob),
-        "input": {
-            "name": "image",
-            "layout": "NCHW",
-            "color": "RGB",
-            "range": [0, 255],
-            "size": [112, 112],
-        },
-        "outputs": ["embedding", "norm"],
-        "embedding_size": len(embed(np.asarray(data.images[:1]))[0]),
-        "alignment": "arcface-112",
-        "precision": args.precision,
-        "backbone": args.backbone,
-        "training": {
-            "data": DATA if args.house else args.data,
-            "pictures": int((~hold_out(data) & data.keep).sum()),
-            "teachers": {t: TEACHERS.get(t, "unknown terms") for t in args.teacher},
-            "phases": args.phases,
-            "excluded": EXCLUDED if args.house else "",
-            "commit": commit(),
-        },
-        "license": LICENCE if args.house else args.terms,
-        "metrics": metrics,
-        "threshold": {
-            "value": round(float(threshold), 4),
-            "origin": f"cosine at FAR {far:.0e} over {pairs:,} impostor pairs of {people} "
-            "held-out training identities",
-        },
-        "impostors": rounded(impostors),
+    curve = calibrate(similarity[~same], fpir=rate(pairs), size=1)
+    impostors = Impostors(*(rounded(getattr(curve, f.name)) for f in fields(Impostors)))
+    training: dict[str, Json] = {
+        "data": dict(DATA) if args.house else args.data,
+        "pictures": int((~hold_out(data) & data.keep).sum()),
+        "teachers": {t: TEACHERS.get(t, "unknown terms") for t in args.teacher},
+        "phases": args.phases,
+        "excluded": EXCLUDED if args.house else "",
+        "commit": commit(),
     }
     ir = args.model.with_suffix(".xml")
-    if ir.exists():
-        about = {"file": ir.name, "sha256": digest(ir), "bytes": size_of(ir)}
-        card["variants"] = {"openvino": about}
-    args.model.with_suffix(".json").write_text(
-        json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    card = ModelCard(
+        name=args.model.stem,
+        task="embedding",
+        path=args.model,
+        digest=digest(args.model),
+        size=len(embed(np.asarray(data.images[:1]))[0]),
+        threshold=Threshold(round(float(threshold), 4), "card"),
+        derivation=f"cosine at FAR {far:.0e} over {pairs:,} impostor pairs of {people} "
+        "held-out training identities",
+        input=InputSpec("image", size=(112, 112)),
+        outputs={"embedding": "embedding", "norm": "norm"},
+        alignment="arcface-112",
+        license=LICENCE if args.house else args.terms,
+        impostors=impostors,
+        variants={"openvino": FileRef(ir, digest(ir))} if ir.exists() else {},
+        about={
+            "bytes": args.model.stat().st_size,
+            "precision": args.precision,
+            "backbone": args.backbone,
+            "training": training,
+            "metrics": metrics,
+        },
     )
-    print(json.dumps(card["metrics"] | {"threshold": card["threshold"]["value"]}))
+    write_card(card)
+    print(json.dumps(metrics | {"threshold": card.threshold.value}))
     return 0
 
 

@@ -23,7 +23,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgeface.detect import STRIDES, Detector, overlaps, suppress
+from edgeface.detect import Detector, overlaps, suppress
+from edgeface.detect.grid import STRIDES
 from export.scenes import Image, backgrounds, read
 
 AGREE_IOU = 0.45  # two detectors' boxes mean one face; theirs differ by a tenth at the forehead

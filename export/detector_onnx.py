@@ -9,13 +9,11 @@ on real pictures before it is written in place.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,7 +22,10 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.networks.detector import CHANNELS, STRIDES, FaceDetector
+from edgeface.document import Json
+from edgeface.models import InputSpec, ModelCard, digest, write_card
+from edgeface.types import Threshold
+from export.networks.detector import STRIDES, FaceDetector
 from export.scenes import read, split
 
 OUTPUTS = [f"stride_{s}" for s in STRIDES]
@@ -113,43 +114,30 @@ def worst_difference(
     return worst
 
 
-def card(name: str, blob: bytes, threshold: float, training: dict[str, Any]) -> dict[str, Any]:
-    """The detector's card without its metrics, which `bench detect` measures."""
-    return {
-        "name": name,
-        "task": "detection",
-        "file": f"{name}.onnx",
-        "sha256": hashlib.sha256(blob).hexdigest(),
-        "bytes": len(blob),
-        "precision": "float32, weights stored as float16",
-        "input": {
-            "name": "image",
-            "layout": "NCHW",
-            "dtype": "float32",
-            "colour": "BGR",
-            "range": [0, 255],
-            "sides": "multiples of 32, padded with zeros to the right and below",
+def card(path: Path, threshold: float, training: dict[str, Json], metrics: Json) -> ModelCard:
+    """The detector's card; its metrics are what `bench detect` measured."""
+    return ModelCard(
+        name=path.stem,
+        task="detection",
+        family="grid",
+        path=path,
+        digest=digest(path),
+        size=0,
+        threshold=Threshold(threshold, "card"),
+        derivation=THRESHOLD_ORIGIN,
+        input=InputSpec("image", color="BGR"),
+        outputs={name: name for name in OUTPUTS},
+        license="research only: some training pictures state research-only or no terms",
+        about={
+            "bytes": path.stat().st_size,
+            "precision": "float32, weights stored as float16",
+            "training": training,
+            "metrics": metrics,
         },
-        "outputs": {
-            "names": OUTPUTS,
-            "shape": f"(n, {CHANNELS}, H/s, W/s) for stride s",
-            "channels": [
-                "score logit",
-                *("box " + x for x in ("dx", "dy", "log w", "log h")),
-                *(f"landmark {i} {axis}" for i in range(5) for axis in "xy"),
-            ],
-            "units": "strides; offsets from the upper left corner of the cell",
-        },
-        "strides": list(STRIDES),
-        "landmarks": ["left eye", "right eye", "nose", "left mouth", "right mouth"],
-        "threshold": {"value": threshold, "origin": THRESHOLD_ORIGIN},
-        "training": training,
-        "license": "research only: some training pictures state research-only or no terms",
-        "metrics": {},
-    }
+    )
 
 
-def training_facts(step: int, batch: int) -> dict[str, Any]:
+def training_facts(step: int, batch: int) -> dict[str, Json]:
     """What the card says about how the weights came to be."""
     return {
         "method": "dense distillation of a teacher's per-cell scores, boxes and landmarks",
@@ -186,16 +174,17 @@ def main(argv: list[str]) -> int:
         return 1
     blob = proto.SerializeToString()
     facts = training_facts(state["step"], state["batch"])
-    document = card(args.name, blob, args.threshold, facts)
+    metrics: dict[str, Json] = {}
     if args.report:
         report = json.loads(args.report.read_text())
         figures = {
             k: round(v, 4) if isinstance(v, float) else v for k, v in report["figures"].items()
         }
-        document["metrics"] = {"commit": report["commit"], **figures}
+        metrics = {"commit": report["commit"], **figures}
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.name}.onnx").write_bytes(blob)
-    (args.out / f"{args.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    path = args.out / f"{args.name}.onnx"
+    path.write_bytes(blob)
+    write_card(card(path, args.threshold, facts, metrics))
     print(f"{len(blob)} bytes, worst difference {worst:.2g}", file=sys.stderr)
     return 0
 

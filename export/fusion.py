@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -28,7 +27,7 @@ import torch
 
 from edgeface.embed import DEFAULT
 from edgeface.metrics import Interval, tar_at_far
-from edgeface.models import load_card
+from edgeface.models import FileRef, FusionSpec, digest, load_card, write_card
 from export.card import rounded
 from export.data import open_pack
 from export.fusion_network import CENTRES, EDGE, WIDTH, Fusion, looks, train
@@ -90,19 +89,19 @@ def report(name: str, fused: list[Floats], sets: list[Sets], good: Floats) -> di
     return {"tar": mean}
 
 
-def to_onnx(network: Fusion, stem: Path, features: Features) -> dict[str, object]:
+def to_onnx(network: Fusion, stem: Path, features: Features) -> FusionSpec:
     """Write both graphs of a network that goes by embeddings; what the card says of them."""
     seen = features.embedding[features.clip >= 0]
     graphs = {
         "update": update_graph(network.update, seen.mean(axis=0), seen.std(axis=0) + EDGE, FLOOR),
         "readout": readout_graph(network.readout),
     }
-    about: dict[str, object] = {"centres": CENTRES, "width": WIDTH}
+    files = {}
     for part, graph in graphs.items():
-        file, blob = stem.with_suffix(f".{part}.onnx"), graph.SerializeToString()
-        file.write_bytes(blob)
-        about[part] = {"file": file.name, "sha256": hashlib.sha256(blob).hexdigest()}
-    return about
+        file = stem.with_suffix(f".{part}.onnx")
+        file.write_bytes(graph.SerializeToString())
+        files[part] = FileRef(file, digest(file))
+    return FusionSpec(CENTRES, WIDTH, files["update"], files["readout"])
 
 
 def features_of(
@@ -183,15 +182,13 @@ def main(argv: list[str]) -> int:
     network, about = compare(features, args)
     lead = about["gain_over_best_closed_form"]
     assert isinstance(lead, dict)
-    raw = dict(card.raw)
-    raw.pop("fusion", None)
+    fusion = None
     if lead["low"] > 0:
-        raw["fusion"] = rounded(to_onnx(network, card.path, features) | about)
+        fusion = dataclasses.replace(to_onnx(network, card.path, features), about=rounded(about))
         print("fusion: the network ships", file=sys.stderr)
     else:
         print("fusion: the closed form ships", file=sys.stderr)
-    file = card.path.with_suffix(".json")
-    file.write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
+    write_card(dataclasses.replace(card, fusion=fusion))
     print(json.dumps(about))
     return 0
 

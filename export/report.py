@@ -12,10 +12,11 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from edgeface.models import WEIGHTS
+from edgeface.models import WEIGHTS, read_card, write_card
 from export.protocols.embedders import keyed, original, size_mb
 
 REPORTS = Path(__file__).parents[1] / "bench" / "reports"
@@ -174,20 +175,21 @@ def into_cards(accuracy: Figures) -> list[str]:
         front = f"{front}." if front else ""
         if not card.exists() or f"{front}lfw.{precision}" not in accuracy:
             continue
-        about = json.loads(card.read_text())
+        known = read_card(card)
+        metrics = dict(cast(Figures, known.about.get("metrics", {})))
         percent = {"lfw_accuracy": "lfw", "lfw_std": "lfw_std", "tar_at_far_1e-3": "tar_at_far1e-3"}
         for field, figure in percent.items():
-            about["metrics"][field] = round(accuracy[f"{front}{figure}.{precision}"] / 100, 5)
+            metrics[field] = round(accuracy[f"{front}{figure}.{precision}"] / 100, 5)
         for data in ("lfw311", "test105"):
             for figure in ("nmi", "ari", "pairwise_f"):
                 value = accuracy.get(f"{front}{data}.{precision}.{figure}")
                 if value is not None:
-                    about["metrics"][f"{data}_{figure}"] = round(value, 5)
+                    metrics[f"{data}_{figure}"] = round(value, 5)
         for figure in ("mean", "min"):
             value = accuracy.get(f"{front}cosine.{precision}.{figure}")
             if value is not None:
-                about["metrics"][f"cosine_to_float_{figure}"] = round(value, 5)
-        card.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+                metrics[f"cosine_to_float_{figure}"] = round(value, 5)
+        write_card(replace(known, about={**known.about, "metrics": metrics}))
         changed.append(name)
     return changed
 

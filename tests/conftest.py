@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from command_line import run  # noqa: F401 - a fixture
 
-from edgeface.models import ModelCard
+from edgeface.models import InputSpec, ModelCard
 from edgeface.types import Face, Threshold
 
 ROOT = Path(__file__).parents[1]
@@ -61,10 +61,8 @@ class FakeSession:
 @pytest.fixture
 def embedding_card(tmp_path: Path) -> ModelCard:
     """A card of an imaginary embedder with eight numbers per face."""
-    raw = {"input": {"name": "image"}}
-    return ModelCard(
-        "toy", "embedding", tmp_path / "toy.onnx", "d" * 64, 8, Threshold(0.5, "card"), raw
-    )
+    path, threshold = tmp_path / "toy.onnx", Threshold(0.5, "card")
+    return ModelCard("toy", "embedding", path, "d" * 64, 8, threshold, InputSpec("image"))
 
 
 def face(x: float, y: float, size: float = 40.0, score: float = 0.9, **fields) -> Face:

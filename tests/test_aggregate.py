@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from edgeface.aggregate import Aggregator, Evidence, Learned, Looks, Policy, State
 from edgeface.cohort import Cohort
 from edgeface.errors import ModelError
-from edgeface.models import ModelCard, load_card
+from edgeface.models import FileRef, FusionSpec, InputSpec, ModelCard, load_card
+from edgeface.types import Threshold
 
+THRESHOLD = Threshold(0.5, "card")
 SIZE = 16
 
 
@@ -150,7 +152,8 @@ def test_the_shipped_fusion_leaves_out_another_person_by_and_large() -> None:
 
 
 def test_a_card_without_networks_means_the_closed_form(tmp_path: Path) -> None:
-    card = ModelCard("toy", "embedding", tmp_path / "toy.onnx", "0", SIZE, None, {})
+    path, spec = tmp_path / "toy.onnx", InputSpec("image")
+    card = ModelCard("toy", "embedding", path, "0", SIZE, THRESHOLD, spec)
     aggregator = Aggregator.of(card)
     rows, qualities = faces(3, 5)
     template = aggregator.read(aggregator.add(aggregator.empty(), rows, qualities))
@@ -163,12 +166,13 @@ def test_a_card_without_networks_means_the_closed_form(tmp_path: Path) -> None:
 def test_networks_other_than_the_card_names_are_refused(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    part = {"file": "toy.update.onnx", "sha256": "0" * 64}
-    about = {"update": part, "readout": part, "centres": 4, "width": 8}
-    card = ModelCard("toy", "embedding", tmp_path / "toy.onnx", "0", SIZE, None, {"fusion": about})
+    part = FileRef(tmp_path / "toy.update.onnx", "0" * 64)
+    path, spec = tmp_path / "toy.onnx", InputSpec("image")
+    fusion = FusionSpec(4, 8, part, part)
+    card = ModelCard("toy", "embedding", path, "0", SIZE, THRESHOLD, spec, fusion=fusion)
     if content is not None:
         (tmp_path / "toy.update.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match=r"toy.update.onnx is not the network that the card"):
+    with pytest.raises(ModelError, match=r"toy.update.onnx (has sha256|of card toy is missing)"):
         Learned.beside(card)
 
 

@@ -12,7 +12,17 @@ PACKAGE = ROOT / "edgeface"
 
 LAYERS = {
     0: {"types", "errors", "metrics"},
-    1: {"atomic", "runtime", "models", "score", "bankfile", "images", "assign", "stopping"},
+    1: {
+        "atomic",
+        "document",
+        "runtime",
+        "models",
+        "score",
+        "bankfile",
+        "images",
+        "assign",
+        "stopping",
+    },
     2: {
         "video",
         "detect",

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import SAMPLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeface.detect import STRIDES, Detector, decode, overlaps, suppress
+from edgeface import images
+from edgeface.detect import Detector, grid, overlaps, suppress, yunet
+from edgeface.detect.grid import STRIDES
 from edgeface.errors import ArgumentError, ImageError, ModelError
-from edgeface.models import ModelCard
+from edgeface.models import InputSpec, ModelCard
+from edgeface.runtime import open_session
 from edgeface.types import Threshold
 
 LOW = -12.0  # logit of an empty cell
 
 
 def card(threshold=0.5):
-    raw = {"input": {"name": "image"}}
-    return ModelCard("fake", "detection", Path("fake"), "", 0, Threshold(threshold, "card"), raw)
+    spec = InputSpec("image", color="BGR")
+    limit = Threshold(threshold, "card")
+    return ModelCard("fake", "detection", Path("fake"), "", 0, limit, spec, family="grid")
 
 
 def maps_of(height, width, cells=()):
@@ -68,7 +74,7 @@ POINTS = np.array([[50, 70], [78, 69], [64, 82], [54, 95], [76, 94]], np.float32
 
 @pytest.mark.parametrize("stride", STRIDES)
 def test_decode_reads_back_a_coded_face(stride):
-    found = decode(maps_of(192, 160, [cell(stride, BOX, POINTS)]), 0.5)
+    found = grid.decode(maps_of(192, 160, [cell(stride, BOX, POINTS)]), 0.5, (192, 160))
     np.testing.assert_allclose(found.boxes, BOX[None], atol=1e-4)
     np.testing.assert_allclose(found.landmarks, POINTS[None], atol=1e-4)
     np.testing.assert_allclose(found.scores, [1 / (1 + np.exp(-3.0))], rtol=1e-6)
@@ -76,13 +82,13 @@ def test_decode_reads_back_a_coded_face(stride):
 
 def test_decode_sorts_and_keeps_only_cells_at_the_threshold():
     cells = [cell(8, BOX, POINTS, 0.1), cell(16, BOX, POINTS, 2.0), cell(32, BOX, POINTS, -0.1)]
-    found = decode(maps_of(192, 160, cells), 0.5)
+    found = grid.decode(maps_of(192, 160, cells), 0.5, (192, 160))
     assert len(found.scores) == 2
     assert found.scores[0] > found.scores[1] > 0.5
 
 
 def test_decode_of_nothing_has_the_right_shapes():
-    found = decode(maps_of(32, 64), 0.5)
+    found = grid.decode(maps_of(32, 64), 0.5, (32, 64))
     assert (found.boxes.shape, found.landmarks.shape, found.scores.shape) == (
         (0, 4), (0, 5, 2), (0,),
     )  # fmt: skip
@@ -91,7 +97,7 @@ def test_decode_of_nothing_has_the_right_shapes():
 def test_a_wild_size_does_not_overflow():
     wild = cell(8, BOX, POINTS)
     wild[3][3:5] = 1e4
-    found = decode(maps_of(192, 160, [wild]), 0.5)
+    found = grid.decode(maps_of(192, 160, [wild]), 0.5, (192, 160))
     assert np.isfinite(found.boxes).all()
 
 
@@ -256,3 +262,73 @@ def test_landmarks_of_large_faces_are_measured_again_at_a_smaller_scale() -> Non
     eyes = np.linalg.norm(face.landmarks[1] - face.landmarks[0])
     error = np.linalg.norm((large.landmarks + 0.5) / 3 - 0.5 - face.landmarks, axis=1).mean()
     assert error < 0.06 * eyes
+
+
+def yunet_maps(maps):
+    """The same faces as the published YuNet files say them: tables by row of cells."""
+    found = {}
+    for stride in STRIDES:
+        rows = maps[f"stride_{stride}"].reshape(15, -1).T[None]
+        score = 1 / (1 + np.exp(-rows[..., :1]))
+        found |= {f"cls_{stride}": score**1.5, f"obj_{stride}": score**0.5}
+        found |= {f"bbox_{stride}": rows[..., 1:5], f"kps_{stride}": rows[..., 5:]}
+    return found
+
+
+class FixedYuNet(FakeSession):
+    """A YuNet file for pictures of one size, whose outputs have other names."""
+
+    def run(self, inputs):
+        (image,) = inputs.values()
+        assert image.shape == (1, 3, 320, 320)
+        found = yunet_maps(maps_of(320, 320, self.cells))
+        return {f"out_{name}": table for name, table in found.items()}
+
+
+def test_another_family_is_a_card_and_a_module():
+    cells = [cell(16, BOX, POINTS)]
+    (want,) = Detector(FakeSession(cells), card())(np.zeros((320, 320, 3), np.uint8))
+    outputs = {name: f"out_{name}" for name in yunet.shapes(320, 320)}
+    spec = InputSpec("input", color="BGR", size=(320, 320))
+    theirs = replace(card(), family="yunet", input=spec, outputs=outputs)
+    session = FixedYuNet(cells)
+    for shape in ((320, 320), (200, 230)):
+        (face,) = Detector(session, theirs)(np.zeros((*shape, 3), np.uint8))
+        np.testing.assert_allclose(face.box, want.box, atol=1e-3)
+        np.testing.assert_allclose(face.landmarks, want.landmarks, atol=1e-3)
+        assert face.score == pytest.approx(want.score, abs=1e-4)
+    (half,) = Detector(session, theirs)(np.zeros((400, 640, 3), np.uint8))  # scaled to 320 px
+    np.testing.assert_allclose(half.box, want.box * 2, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"family": "ssd"}, r"expected 'grid' or 'yunet', got 'ssd' at \$\.family"),
+        ({"input": InputSpec("image", size=(300, 320))}, r"multiples of 32 .* at \$\.input\.size"),
+        ({"input": InputSpec("image", size=(96, 320))}, r"from 224 on"),
+    ],
+)
+def test_a_card_this_detector_cannot_obey_is_refused(fields, says):
+    with pytest.raises(ModelError, match=says):
+        Detector(FakeSession(), replace(card(), **fields))
+
+
+def test_the_card_decides_how_a_picture_is_fed(rng):
+    image = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    session = FakeSession()
+    Detector(session, replace(card(), input=InputSpec("image", range=(0.0, 1.0))))(image)
+    np.testing.assert_allclose(
+        session.seen[0]["image"][0], image[..., ::-1].transpose(2, 0, 1) / 255, atol=1e-6
+    )
+
+
+def test_the_published_yunet_finds_the_faces_of_the_sample(shared):
+    file = shared / "models" / "teachers" / "yunet_n_640_640.onnx"
+    spec = InputSpec("input", color="BGR", size=(640, 640))
+    theirs = replace(card(0.6), path=file, input=spec, family="yunet")
+    image = images.read(SAMPLE / "eileen.jpg")
+    detector = Detector(open_session(file, runtime="onnxruntime"), theirs)
+    (face,) = detector(image)
+    (ours,) = Detector.load()(image)
+    assert float(overlaps(face.box[None], ours.box[None])[0, 0]) > 0.7

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from edgeface.aggregate import Aggregator, Learned  # noqa: E402
-from edgeface.models import ModelCard  # noqa: E402
+from edgeface.models import InputSpec, ModelCard  # noqa: E402
 from edgeface.types import Threshold  # noqa: E402
 from export.fusion import to_onnx  # noqa: E402
 from export.fusion_network import Fusion, looks  # noqa: E402
@@ -110,13 +110,12 @@ def test_the_graphs_say_what_the_network_says(features: Features, tmp_path: Path
     with torch.no_grad():  # not the zeros training begins with
         for layer in (network.readout.channels, network.update.weight):
             layer.weight.normal_(0, 0.3)
-    about = to_onnx(network, tmp_path / "toy.onnx", features)
-    for part in ("update", "readout"):
-        blob = (tmp_path / about[part]["file"]).read_bytes()
-        assert hashlib.sha256(blob).hexdigest() == about[part]["sha256"]
-    raw = {"fusion": about}
-    threshold = Threshold(0.5, "card")
-    card = ModelCard("toy", "embedding", tmp_path / "toy.onnx", "0", SIZE, threshold, raw)
+    fusion = to_onnx(network, tmp_path / "toy.onnx", features)
+    for file in (fusion.update, fusion.readout):
+        assert hashlib.sha256(file.path.read_bytes()).hexdigest() == file.digest
+    path, threshold = tmp_path / "toy.onnx", Threshold(0.5, "card")
+    spec = InputSpec("image")
+    card = ModelCard("toy", "embedding", path, "0", SIZE, threshold, spec, fusion=fusion)
     aggregator = Aggregator(SIZE, Learned.beside(card))
     for n in (1, 3, 17):
         rows = np.random.default_rng(n).choice(len(features.person), n, replace=False)

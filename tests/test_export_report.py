@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import write_model
 
 pytest.importorskip("matplotlib")
 
@@ -27,8 +28,7 @@ def measured(tmp_path, monkeypatch):
         document = {"bench": name, "machine": machine, "commit": "abc", "figures": figures}
         (tmp_path / f"{name}.json").write_text(json.dumps(document))
     monkeypatch.setattr(report, "WEIGHTS", tmp_path)
-    card = {"name": "mobilefacenet-int8", "metrics": {"held_out_tar_at_far_1e-4": 0.7}}
-    (tmp_path / "mobilefacenet-int8.json").write_text(json.dumps(card))
+    write_model(tmp_path, "mobilefacenet-int8", b"", metrics={"held_out_tar_at_far_1e-4": 0.7})
     peer = tmp_path / "models" / "peers" / "original_mobilefacenet" / "openvino_ptq"
     peer.mkdir(parents=True)
     for name in ("quantized_model.xml", "quantized_model.bin"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ from edgeface.calibrate import calibrate
 from edgeface.errors import CalibrationError, GalleryError, ImageError
 from edgeface.gallery import Gallery
 from edgeface.identify import Identifier
-from edgeface.models import ModelCard
+from edgeface.models import Impostors, ModelCard
 from edgeface.submodels import Rule, SubmodelBank
 from edgeface.trace import Trace
 from edgeface.track import TrackerOptions
@@ -289,8 +289,9 @@ def test_thresholds_in_order_of_who_set_them(app, detector, embedding_card) -> N
     app = Identifier(detector, Colours(embedding_card), app.gallery)
     assert app.threshold == embedding_card.threshold
     pairs = calibrate(np.random.default_rng(0).normal(0, 0.1, 5000), fpir=1e-3, size=1)
-    embedding_card.raw["impostors"] = json.loads(pairs.to_json())
-    app = Identifier(detector, Colours(embedding_card), app.gallery)
+    about = Impostors(**{f.name: getattr(pairs, f.name) for f in fields(Impostors)})
+    measured = replace(embedding_card, impostors=about)
+    app = Identifier(detector, Colours(measured), app.gallery)
     alone = app.threshold
     assert alone.origin == "card:fpir=1e-3@N=1"
     for i, colour in enumerate((RED, GREEN, BLUE)):

@@ -90,10 +90,10 @@ def test_what_is_wrong_with_a_model_is_said(toy: Path) -> None:
     with pytest.raises(ModelError, match="is missing"):
         load_card(toy, "embedding")
     toy.write_text(json.dumps({"name": "toy"}))
-    with pytest.raises(ModelError, match="not a model card"):
+    with pytest.raises(ModelError, match=r"toy\.json: .*(at \$\.task|not JSON)"):
         load_card(toy, "embedding")
     toy.write_text("{")
-    with pytest.raises(ModelError, match="not a model card"):
+    with pytest.raises(ModelError, match=r"toy\.json: .*(at \$\.task|not JSON)"):
         load_card(toy, "embedding")
 
 
@@ -124,9 +124,7 @@ def test_every_shipped_model_fits_its_card() -> None:
     for card in shipped:
         assert digest(card.path) == card.digest
         assert card.path.stat().st_size < 10_000_000
-        for key in ("input", "training", "license", "metrics"):
-            assert card.raw.get(key), f"{card.name} lacks {key}"
-        assert card.task == "detection" or card.raw["alignment"] == "arcface-112"
+        assert card.about["training"] and card.about["metrics"] and card.license, card.name
 
 
 def variant_model(folder: Path) -> Path:
@@ -157,7 +155,8 @@ def test_a_damaged_variant_is_refused(tmp_path: Path, what: str) -> None:
 
 @pytest.mark.parametrize("card", list(cards()), ids=lambda c: c.name)
 def test_a_shipped_model_says_where_it_comes_from(card: ModelCard) -> None:
-    training = card.raw["training"]
-    assert "research" in card.raw["license"]
+    training = card.about["training"]
+    assert isinstance(training, dict)
+    assert "research" in card.license
     assert not isinstance(training["data"], str)  # set by set, with its terms
     assert "unknown terms" not in json.dumps(training["teachers"])

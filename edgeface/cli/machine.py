@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from edgeface.cli.output import Json, print_rows
@@ -19,10 +21,10 @@ def list_models(as_json: Json = False) -> None:
         {
             "name": c.name,
             "task": c.task,
-            "mb": round(c.path.stat().st_size / 1e6, 2) if c.path.exists() else None,
+            "mb": round(c.path.stat().st_size / 1e6, 2) if c.path.is_file() else None,
             "threshold": c.threshold.value,
             "sha256": c.digest[:12],
-            "license": c.raw.get("license", ""),
+            "license": c.license,
         }
         for c in cards()
     ]
@@ -32,15 +34,21 @@ def list_models(as_json: Json = False) -> None:
 @models.command("verify")
 def verify_models(as_json: Json = False) -> None:
     """Compare every model file with the digest in its card."""
-    from edgeface.models import cards, digest, parts
+    from edgeface.models import card_files, digest, parts, read_card
 
     rows = []
-    for card in cards():
-        for path, expected in card.files().items():
+    for file in card_files():
+        try:
+            card = read_card(file)
+        except ModelError as error:
+            print(f"edgeface: {error}", file=sys.stderr)
+            rows.append({"name": file.stem, "file": str(file), "state": "damaged"})
+            continue
+        for part in card.files():
             state = "missing"
-            if all(part.is_file() for part in parts(path)):
-                state = "ok" if digest(path) == expected else "damaged"
-            rows.append({"name": card.name, "file": str(path), "state": state})
+            if all(p.is_file() for p in parts(part.path)):
+                state = "ok" if digest(part.path) == part.digest else "damaged"
+            rows.append({"name": card.name, "file": str(part.path), "state": state})
     print_rows(rows, as_json)
     if any(r["state"] != "ok" for r in rows):
         raise ModelError("a model file does not fit its card; reinstall edgeface or that model")

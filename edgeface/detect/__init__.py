@@ -1,7 +1,17 @@
 """Face detection: an image to boxes and five landmarks, best score first."""
 
-from edgeface.detect.boxes import overlaps, suppress
-from edgeface.detect.grid import CHANNELS, MAX_SIDE, STRIDES, Detector, decode
+from edgeface.detect.boxes import Candidates, overlaps, suppress
+from edgeface.detect.detector import DEFAULT, FAMILIES, MAX_SIDE, Detector, Family
 from edgeface.detect.looks import SURE
 
-__all__ = ["CHANNELS", "MAX_SIDE", "STRIDES", "SURE", "Detector", "decode", "overlaps", "suppress"]
+__all__ = [
+    "DEFAULT",
+    "FAMILIES",
+    "MAX_SIDE",
+    "SURE",
+    "Candidates",
+    "Detector",
+    "Family",
+    "overlaps",
+    "suppress",
+]

@@ -8,48 +8,47 @@ name further files of the same model, each for the one runtime that is faster wi
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from edgeface.errors import ModelError
-from edgeface.types import Threshold
+from edgeface.models.card import (
+    FileRef,
+    FusionSpec,
+    Group,
+    Impostors,
+    InputSpec,
+    ModelCard,
+    Task,
+)
+from edgeface.models.cardfile import read_card, write_card
 
-Task = Literal["detection", "embedding"]
+__all__ = [
+    "SUFFIXES",
+    "WEIGHTS",
+    "FileRef",
+    "FusionSpec",
+    "Group",
+    "Impostors",
+    "InputSpec",
+    "ModelCard",
+    "Task",
+    "card_files",
+    "cards",
+    "check_file",
+    "digest",
+    "folders",
+    "load_card",
+    "parts",
+    "read_card",
+    "write_card",
+]
+
+log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SUFFIXES = (".onnx", ".xml")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """One model: its `path`, `task`, sha256 `digest`, embedding `size` (0 for detectors), default
-    `threshold`, files for one runtime only in `variants` (runtime → path), and everything else the
-    card says in `raw`."""
-
-    name: str
-    task: str
-    path: Path
-    digest: str
-    size: int
-    threshold: Threshold
-    raw: dict[str, Any] = field(repr=False, hash=False)
-    variants: dict[str, Path] = field(default_factory=dict, repr=False, hash=False)
-
-    def file_for(self, runtime: str) -> Path:
-        """The file a runtime should load: its variant, or the one for all."""
-        return self.variants.get(runtime, self.path)
-
-    def files(self) -> dict[Path, str]:
-        """Every file of the model and its sha256: the network, its forms for one runtime, and the
-        networks that fuse its embeddings."""
-        named = [*self.raw.get("variants", {}).values(), *self.raw.get("fusion", {}).values()]
-        more = [v for v in named if isinstance(v, dict) and "sha256" in v]
-        return {self.path: self.digest} | {
-            self.path.with_name(str(v["file"])): str(v["sha256"]) for v in more
-        }
 
 
 def folders() -> list[Path]:
@@ -59,66 +58,58 @@ def folders() -> list[Path]:
 
 
 def cards() -> Iterator[ModelCard]:
-    """Every card that can be found by name, shipped and user's own."""
+    """Every card that can be found by name, shipped and user's own; one that cannot be read is
+    passed over with a warning, for it must not hide the others."""
+    for file in card_files():
+        try:
+            yield read_card(file)
+        except ModelError as error:
+            log.warning("%s", error)
+
+
+def card_files() -> Iterator[Path]:
+    """The file of every card that can be found by name, readable or not."""
     seen: set[str] = set()
     for folder in folders():
         for file in sorted(folder.glob("*.json")):
             if file.stem not in seen:
                 seen.add(file.stem)
-                yield read_card(file)
+                yield file
 
 
-def read_card(file: Path) -> ModelCard:
-    """Parse one card.
-
-    Raises:
-        ModelError: the card is unreadable or lacks a field.
-    """
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        return ModelCard(
-            name=str(raw["name"]),
-            task=str(raw["task"]),
-            path=file.parent / str(raw["file"]),
-            digest=str(raw["sha256"]),
-            size=int(raw.get("embedding_size", 0)),
-            threshold=Threshold(float(raw["threshold"]["value"]), "card"),
-            variants={k: file.parent / str(v["file"]) for k, v in raw.get("variants", {}).items()},
-            raw=raw,
-        )
-    except OSError as error:
-        raise ModelError(f"card {file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"card {file} is not a model card: {error!r}; reinstall it") from error
-
-
-def load_card(name_or_path: str | Path, task: Task, *, verify: bool = True) -> ModelCard:
+def load_card(
+    name_or_path: str | Path, task: Task | None = None, *, verify: bool = True
+) -> ModelCard:
     """The card of a model, checked against its file.
 
     Args:
         name_or_path: a name such as `mobilefacenet`, or the path of a model or card file.
-        task: what the model must be for.
+        task: what the model must be for; None for anything.
         verify: compare the file's sha256 with the card's.
 
     Raises:
         ModelError: no such model, wrong task, or the file's digest differs from the card's.
     """
     card = read_card(_find(name_or_path))
-    if card.task != task:
+    if task is not None and card.task != task:
         raise ModelError(f"model {card.name} is for {card.task}; a model for {task} is needed here")
-    _check(card, card.path, card.digest, verify)
-    for runtime, path in card.variants.items():
-        _check(card, path, str(card.raw["variants"][runtime]["sha256"]), verify)
+    for file in card.files():
+        check_file(card, file, verify=verify)
     return card
 
 
-def _check(card: ModelCard, path: Path, expected: str, verify: bool) -> None:
-    for file in parts(path):
-        if not file.is_file():
-            raise ModelError(f"model file {file} of card {card.name} is missing; reinstall it")
-    if verify and (actual := digest(path)) != expected:
+def check_file(card: ModelCard, file: FileRef, *, verify: bool = True) -> None:
+    """Whether a file of a model is there and, with `verify`, the one that its card names.
+
+    Raises:
+        ModelError: it is missing, damaged or was replaced.
+    """
+    for part in parts(file.path):
+        if not part.is_file():
+            raise ModelError(f"model file {part} of card {card.name} is missing; reinstall it")
+    if verify and (actual := digest(file.path)) != file.digest:
         raise ModelError(
-            f"{path} has sha256 {actual[:12]}…, its card says {expected[:12]}…: "
+            f"{file.path} has sha256 {actual[:12]}…, its card says {file.digest[:12]}…: "
             "the file is damaged or was replaced; reinstall it"
         )
 
@@ -129,24 +120,38 @@ def parts(path: Path) -> list[Path]:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a model file as hex; for OpenVINO IR the weights' `.bin` is hashed along."""
-    with path.open("rb") as stream:
-        sha = hashlib.file_digest(stream, "sha256")
-    if path.suffix == ".xml":
-        sha.update(path.with_suffix(".bin").read_bytes())
+    """sha256 of a model file as hex; for OpenVINO IR the weights' `.bin` is hashed along.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    sha = hashlib.sha256()
+    try:
+        for part in parts(path):
+            with part.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: sha)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     return sha.hexdigest()
 
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
+    try:
+        return _card_of(path)
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise ModelError(f"{str(path)[:80]} cannot be looked for: {error.strerror}") from error
+
+
+def _card_of(path: Path) -> Path:
     if path.suffix in {*SUFFIXES, ".json"}:
         card = path.with_suffix(".json")
         if not card.is_file():
             raise ModelError(f"{card} does not exist; a model needs its card beside it")
         return card
     for folder in folders():
-        card = folder / f"{name_or_path}.json"
+        card = folder / f"{path}.json"
         if card.is_file():
             return card
     known = sorted({f.stem for folder in folders() for f in folder.glob("*.json")})
-    raise ModelError(f"no model named {str(name_or_path)!r}; known: {', '.join(known) or 'none'}")
+    raise ModelError(f"no model named {str(path)!r}; known: {', '.join(known) or 'none'}")

@@ -1,0 +1,214 @@
+"""The detector: a network of any family brought to pictures of any size.
+
+A family says how its outputs become boxes and landmarks; it is one module and one row of
+`FAMILIES`, and cards name it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from edgeface.detect import grid, looks, yunet
+from edgeface.detect.boxes import Candidates, blend, suppress
+from edgeface.errors import ArgumentError, ModelError
+from edgeface.images import check
+from edgeface.models import ModelCard, load_card
+from edgeface.runtime import Runtime, Session, open_model
+from edgeface.types import Array, Face, Image
+
+DEFAULT = "detector"
+NMS_IOU = 0.4
+MAX_SIDE = 640
+_NOTHING = np.empty(0, np.float32)  # where a network has no output of that name
+REFINED = 0.05  # score from which the upright look takes something for a face: low, it is reported
+
+
+class Family(Protocol):
+    """What one kind of network needs that others need not: a module of this package."""
+
+    MULTIPLE: int  # px, of which the sides of an input are multiples
+
+    def shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """The outputs for an input of `height` and `width` px, and their shapes."""
+        ...
+
+    def decode(
+        self, maps: Mapping[str, Array], threshold: float, size: tuple[int, int]
+    ) -> Candidates:
+        """The faces of one picture.
+
+        Args:
+            maps: what `shapes` names, float32.
+            threshold: lowest score, in (0, 1).
+            size: height and width of the input in px.
+
+        Returns:
+            At most `MAX_CANDIDATES`, best first.
+        """
+        ...
+
+
+FAMILIES: dict[str, Family] = {"grid": grid, "yunet": yunet}
+
+
+class Detector:
+    """Finds faces in (H, W, 3) uint8 BGR images."""
+
+    def __init__(
+        self,
+        session: Session,
+        card: ModelCard,
+        *,
+        max_side: int = MAX_SIDE,
+        score_threshold: float | None = None,
+    ) -> None:
+        """Wrap a session.
+
+        Args:
+            session: a network with the outputs that its family reads.
+            card: its card; gives the family, the input and the default threshold.
+            max_side: px; a larger image is scaled down to this before detection, a smaller one is
+                taken as it is. Faces below about 10 px after that are not found.
+            score_threshold: lowest score of a face, in (0, 1); None takes the card's.
+
+        Raises:
+            ArgumentError: `max_side` < 32 or a threshold outside (0, 1).
+            ModelError: the card asks for what this detector cannot do.
+        """
+        threshold = card.threshold.value if score_threshold is None else score_threshold
+        if not 0 < threshold < 1:
+            raise ArgumentError(f"score threshold is {threshold}; it must lie between 0 and 1")
+        if card.family not in FAMILIES:
+            known = " or ".join(map(repr, FAMILIES))
+            raise ModelError(f"{card.place}: expected {known}, got {card.family!r} at $.family")
+        self._family = FAMILIES[card.family]
+        multiple, fixed = self._family.MULTIPLE, card.input.size
+        if max_side < multiple:
+            raise ArgumentError(f"max_side is {max_side}; {multiple} or more is needed")
+        if fixed is not None and any(n % multiple or n < looks.PATCH for n in fixed):
+            raise ModelError(
+                f"{card.place}: expected multiples of {multiple} from {looks.PATCH} on, got "
+                f"{list(fixed)} at $.input.size"
+            )
+        self._session = session
+        self.card = card
+        self.max_side = max_side if fixed is None else min(max_side, *fixed)
+        self.score_threshold = threshold
+        self._kept = threading.local()  # each thread its own buffer
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = DEFAULT,
+        *,
+        runtime: Runtime = "auto",
+        threads: int = 2,
+        max_side: int = MAX_SIDE,
+        score_threshold: float | None = None,
+    ) -> Self:
+        """A ready detector by model name or file.
+
+        Raises:
+            ModelError: unknown, damaged or not a detection model.
+            ArgumentError: bad `max_side`, threshold, runtime or threads.
+        """
+        card = load_card(model, "detection")
+        session = open_model(card, runtime=runtime, threads=threads)
+        return cls(session, card, max_side=max_side, score_threshold=score_threshold)
+
+    def __call__(self, image: Image) -> list[Face]:
+        """Detect the faces of one image.
+
+        Args:
+            image: (H, W, 3) uint8 BGR of any size.
+
+        Returns:
+            Faces, best score first; boxes (clipped to the image) and landmarks in its pixels.
+
+        Raises:
+            ImageError: wrong shape or dtype.
+            ModelError: the model's outputs are not those of a detector.
+        """
+        return looks.look(self._find, check(image), self.max_side)
+
+    def search(self, image: Image) -> list[Face]:
+        """Detect the faces of a single picture and measure each as `refine` does: also such as
+        fill it, and, where none is sure, turned by quarters. What is no face on a second look is
+        left out. One to five times the work of a call, and a sixth of it per face.
+
+        Args, returns, raises: as for a call.
+        """
+        return looks.search(
+            self._find, self._closely, check(image), self.max_side, self.score_threshold
+        )
+
+    def refine(self, image: Image, face: Face) -> Face:
+        """Measure a face once more, turned upright in a small patch; about a sixth of the work of
+        a call at 640x480.
+
+        Args:
+            image: (H, W, 3) uint8 BGR.
+            face: one of its faces.
+
+        Returns:
+            the face with the landmarks, `pose` and score of that look; score 0 and the landmarks
+            it had where the look shows no face. The box stays.
+
+        Raises:
+            ImageError: wrong shape or dtype.
+        """
+        return looks.refine(self._closely, check(image), face)
+
+    def _closely(self, patch: Image) -> list[Face]:
+        return self._find(patch, REFINED)
+
+    def _find(self, image: Image, threshold: float | None = None) -> list[Face]:
+        """The faces of `image` as it is."""
+        height, width = image.shape[:2]
+        picture = self._padded(image)
+        size = (picture.shape[1], picture.shape[2])
+        found = self._session.run({self.card.input.name: self.card.input.tensor(picture)})
+        maps = {}
+        for role, shape in self._family.shapes(*size).items():
+            maps[role] = found.get(self.card.output(role), _NOTHING)
+            if maps[role].shape != shape:
+                raise ModelError(
+                    f"model {self.card.name} returned {maps[role].shape} for {role}, {shape} was "
+                    f"expected: it is no face detector of the family {self.card.family}, or its "
+                    "card does not describe it"
+                )
+        least = self.score_threshold if threshold is None else threshold
+        candidates = self._family.decode(maps, least, size)
+        limit = np.array([width, height] * 2, np.float32)
+        faces = []
+        for group in suppress(candidates.boxes, NMS_IOU):
+            box, landmarks = blend(candidates, group)
+            box = np.clip(box, 0, limit)
+            if (box[2:] > box[:2]).all():  # a box wholly in the padding is no face of this image
+                faces.append(Face(box, landmarks, float(candidates.scores[group[0]])))
+        return faces
+
+    def _padded(self, image: Image) -> Image:
+        """`image` as (1, H, W, 3), black to the right and below up to the size the network takes.
+
+        The buffer is kept while sizes stay the same, as the frames of a video do; patches for
+        `refine` come between them and need none.
+        """
+        multiple = self._family.MULTIPLE
+        height, width = self.card.input.size or (
+            -(-n // multiple) * multiple for n in image.shape[:2]
+        )
+        if image.shape[:2] == (height, width):
+            return image[None]
+        kept = self._kept
+        if getattr(kept, "size", None) != image.shape[:2]:
+            kept.size = image.shape[:2]
+            kept.picture = np.zeros((1, height, width, 3), np.uint8)
+        picture: Image = kept.picture
+        picture[0, : image.shape[0], : image.shape[1]] = image
+        return picture
