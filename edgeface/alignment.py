@@ -7,11 +7,13 @@ relatives share; the transform is the least-squares similarity of Umeyama (PAMI 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.images import check
+from edgeface.opencv import cv2
 from edgeface.types import Array, Face, Image
 
 SIZE = 112
@@ -42,7 +44,7 @@ def similarity_transform(source: Array, target: Array) -> Array:
     return np.hstack([linear, shift[:, None]]).astype(np.float32)
 
 
-def align(image: Image, faces: Sequence[Face]) -> Image:
+def align(image: NDArray[Any], faces: Sequence[Face]) -> Image:
     """Cut one aligned crop per face.
 
     Args:
@@ -52,7 +54,7 @@ def align(image: Image, faces: Sequence[Face]) -> Image:
     Returns:
         (n, 112, 112, 3) uint8 BGR; what lies outside the image is black.
     """
-    check(image)
+    image = check(image)
     crops = np.empty((len(faces), SIZE, SIZE, 3), np.uint8)
     for crop, face in zip(crops, faces, strict=True):
         matrix = similarity_transform(face.landmarks, TEMPLATE)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeface import models, runtime, score
-from edgeface.errors import EdgefaceError
+from edgeface.errors import DependencyError, EdgefaceError
 
 FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "asimd", "asimddp")
 
@@ -80,9 +80,9 @@ def _package(package: str) -> Check:
 
 def _opencv() -> Check:
     try:
-        import cv2
-    except ImportError:
-        return Check("opencv", "bad", "no cv2 module; run: pip install 'edgeface[headless]'")
+        from edgeface.opencv import cv2
+    except DependencyError as error:
+        return Check("opencv", "bad", str(error))
     builds = [
         n
         for n in (

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from edgeface.errors import OutputError
+from edgeface.opencv import cv2
 from edgeface.types import Image, Sighting, Status
 
 # BGR, readable on both dark and light pictures.

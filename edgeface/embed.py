@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.errors import ImageError, ModelError
 from edgeface.models import ModelCard, load_card
@@ -48,7 +49,7 @@ class Embedder:
         """Length d of an embedding."""
         return self.card.size
 
-    def __call__(self, crops: Image) -> Array:
+    def __call__(self, crops: NDArray[Any]) -> Array:
         """Embed aligned crops.
 
         Args:

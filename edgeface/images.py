@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import os
-import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgeface.errors import DependencyError, ImageError
+from edgeface import headers
+from edgeface.errors import ImageError
+from edgeface.opencv import MAX_PIXELS, cv2
 from edgeface.types import Image
 
-try:
-    import cv2
-except ImportError as error:  # pragma: no cover - the message is the point
-    raise DependencyError(
-        "edgeface needs OpenCV and found no cv2 module; run: pip install 'edgeface[headless]'"
-    ) from error
+MAX_BYTES = 1 << 29  # of an encoded picture; the largest uncompressed one of MAX_PIXELS has 400 MB
+_ALWAYS = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+_SOMETIMES = {".gif", ".jp2", ".avif", ".heic", ".heif"}  # read or refused, never passed over
+SUFFIXES = frozenset(_ALWAYS | _SOMETIMES)
+_OPTIONAL = {"GIF", "AVIF", "JPEG 2000"}  # what not every build of OpenCV decodes
 
-MAX_PIXELS = 100_000_000
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif"})
-
-Source = str | os.PathLike[str] | bytes | Image
+Source = str | os.PathLike[str] | bytes | NDArray[Any]
 
 
-def check(image: Image) -> Image:
-    """Return `image` unchanged if it is a non-empty (H, W, 3) uint8 array.
+def check(image: NDArray[Any]) -> Image:
+    """`image` unchanged if it is a non-empty (H, W, 3) uint8 array.
 
     Raises:
         ImageError: it is not; the message names the conversion that is needed.
@@ -53,64 +53,87 @@ def check(image: Image) -> Image:
 
 
 def read(source: Source) -> Image:
-    """Read a picture, its EXIF orientation applied.
+    """Read a picture and turn it upright, as its file says.
+
+    JPEG, PNG, BMP, WebP, TIFF and PNM are always read; GIF (the first picture), AVIF and JPEG 2000
+    where the installed OpenCV can, HEIC with the extra `heic`.
 
     Args:
         source: a path, the bytes of an encoded picture, or an array that is already an image.
 
     Raises:
-        ImageError: missing, empty, damaged, cut short, not a picture, or beyond `MAX_PIXELS`.
+        ImageError: missing, empty, damaged, cut short, not a picture that can be read here, or
+            beyond `MAX_PIXELS`; the message says what to do.
     """
     if isinstance(source, np.ndarray):
         return check(source)
-    if isinstance(source, bytes):
-        name, data = "the picture", source
-    else:
-        name, path = str(source), Path(source)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"{name} cannot be read: {error.strerror}") from error
+    name = "the picture" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else _load(name, Path(source))
     if not data:
         raise ImageError(f"{name} is empty (0 bytes)")
-    _check_size(name, _header_size(data))
-    if _cut_short(data):
+    header = headers.read(data)
+    if header is None:
+        raise ImageError(f"{name} is not a picture of a known format, or it is damaged")
+    if header.width * header.height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} is {header.width}x{header.height}; at most {MAX_PIXELS // 1_000_000} "
+            "megapixels are read: scale it down"
+        )
+    if header.cut:
         raise ImageError(f"{name} is cut short; copy or download it again")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return _heic(name, data) if header.format == "HEIC" else _decode(name, data, header)
+
+
+def _load(name: str, path: Path) -> bytes:
+    """The bytes of a file, of which no more is read than needed to see that it is no picture."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(headers.HEAD)
+            if not headers.kind(data):
+                return data
+            data += file.read(MAX_BYTES - len(data))
+            if file.read(1):
+                raise ImageError(f"{name} has more than {MAX_BYTES >> 20} MB: scale it down")
+            return data
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{name} cannot be read: {reason}") from error
+
+
+def _decode(name: str, data: bytes, header: headers.Header) -> Image:
+    flags = cv2.IMREAD_COLOR
+    if header.format == "AVIF":  # builds of OpenCV differ in whether they turn it: none shall
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f"{name} is damaged: OpenCV cannot decode it ({error.err})") from error
+    except MemoryError as error:
+        raise ImageError(f"{name} does not fit into memory: scale it down") from error
+    if image is None and header.format in _OPTIONAL:
+        raise ImageError(
+            f"{name} is {header.format}, which this OpenCV cannot decode, or it is damaged; "
+            "convert it to JPEG"
+        )
     if image is None:
         raise ImageError(f"{name} is not a picture OpenCV can decode, or it is damaged")
-    _check_size(name, (image.shape[1], image.shape[0]))
+    if header.turns or header.mirrored:
+        image = np.rot90(image, header.turns)
+        image = np.ascontiguousarray(image[:, ::-1] if header.mirrored else image)
     return np.asarray(image, np.uint8)
 
 
-def _check_size(name: str, size: tuple[int, int]) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS:
+def _heic(name: str, data: bytes) -> Image:
+    try:
+        import pillow_heif
+    except ImportError as error:
         raise ImageError(
-            f"{name} is {width}x{height}; at most {MAX_PIXELS // 1_000_000} megapixels are read: "
-            "scale it down"
-        )
-
-
-def _header_size(data: bytes) -> tuple[int, int]:
-    """(width, height) as PNG and JPEG headers state it, before a decoder allocates; else (0, 0)."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        return width, height
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return width, height
-        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
-    return 0, 0
-
-
-def _cut_short(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end: decoders fill the rest with gray and say nothing."""
-    if data[:2] == b"\xff\xd8":
-        return b"\xff\xd9" not in data[-4096:]
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return b"IEND" not in data[-4096:]
-    return False
+            f"{name} is HEIC; install pip install 'edgeface[heic]' to read it, or convert it to "
+            "JPEG (phones can also be set to take JPEG)"
+        ) from error
+    try:
+        picture = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+        image = np.asarray(picture.to_pillow().convert("RGB"))
+    except Exception as error:  # the bindings raise a dozen unrelated classes
+        raise ImageError(f"{name} is damaged: {error}") from error
+    return np.ascontiguousarray(image[..., ::-1])

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-import cv2
 import numpy as np
 
 from edgeface.errors import OutputError
+from edgeface.opencv import cv2
 from edgeface.types import Image
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from edgeface.opencv import cv2
 from edgeface.types import Array, Image
 
 WIDTH, HEIGHT = 960, 240  # of the panel of one track

@@ -7,9 +7,9 @@ about 12 px between the eyes identity fades quickly, and so it does near profile
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from edgeface.opencv import cv2
 from edgeface.types import Face, Image
 
 # Each pair: the value that halves the factor, and how sharply it does.

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-import cv2
 import numpy as np
 
 from edgeface.assign import assign
 from edgeface.errors import ArgumentError
+from edgeface.opencv import cv2
 from edgeface.types import Array, Face, Image
 
 Embed = Callable[[Sequence[Face]], Array]

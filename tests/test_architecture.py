@@ -19,6 +19,8 @@ LAYERS = {
         "models",
         "score",
         "bankfile",
+        "headers",
+        "opencv",
         "images",
         "assign",
         "stopping",
@@ -47,6 +49,8 @@ LAYERS = {
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 # Heavy or optional packages and the only modules that may import them.
 OWNERS = {
+    "cv2": {"opencv"},
+    "pillow_heif": {"images"},
     "onnxruntime": {"runtime"},
     "openvino": {"runtime"},
     "numba": {"score"},

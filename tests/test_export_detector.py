@@ -258,13 +258,14 @@ def test_a_face_mostly_outside_is_neither_asked_for_nor_denied():
 
 @pytest.mark.parametrize("side", [20, 60, 110, 200])
 def test_what_is_wanted_of_the_network_reads_back_as_the_face(side):
-    from edgeface.detect import decode
+    from edgeface.detect.grid import decode
 
     picture = labelled(np.zeros((320, 320, 3), np.uint8), (60, 50, 60 + side, 50 + 1.2 * side))
     maps = wanted(picture)
     for m in maps:
         m[0] = np.where(m[0] > 0, 3.0, -3.0)
-    found = decode({f"stride_{s}": m[None] for s, m in zip(STRIDES, maps, strict=True)}, 0.5)
+    grids = {f"stride_{s}": m[None] for s, m in zip(STRIDES, maps, strict=True)}
+    found = decode(grids, 0.5, (320, 320))
     assert 2 <= len(found.scores) <= 40
     np.testing.assert_allclose(found.boxes, picture.boxes.repeat(len(found.boxes), 0), atol=1e-3)
     np.testing.assert_allclose(

@@ -67,3 +67,33 @@ def test_public_names_are_listed_and_found_whatever_was_imported_before() -> Non
     assert isinstance(module, ModuleType) and edgeface.align is module.align
     with pytest.raises(AttributeError, match="nothing"):
         edgeface.nothing  # noqa: B018
+
+
+PROGRAM = """
+import cv2
+import edgeface as ef
+
+image = cv2.imread("a.jpg")
+assert image is not None
+detector, embedder = ef.Detector.load(), ef.Embedder.load()
+faces: list[ef.Face] = detector(image)
+embeddings = embedder(ef.align(image, faces))
+print(embeddings.shape)
+with ef.Identifier.open("office.gallery") as app:
+    app.enroll("Alice", ["a.jpg", image])
+    for sighting in app.identify(image):
+        print(sighting.decision.name)
+    for event in app.watch("cam0"):
+        print(event.to_json())
+"""
+
+
+def test_a_strictly_typed_program_may_pass_what_opencv_reads(tmp_path: Path) -> None:
+    assert (ROOT / "edgeface" / "py.typed").exists()
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    api = pytest.importorskip("mypy.api")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    options = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--follow-imports=silent"]
+    says, _, _ = api.run([*options, "--cache-dir", str(ROOT / ".mypy_cache"), str(program)])
+    assert "Success" in says, says

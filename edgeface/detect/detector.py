@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.detect import grid, looks, yunet
 from edgeface.detect.boxes import Candidates, blend, suppress
@@ -121,7 +122,7 @@ class Detector:
         session = open_model(card, runtime=runtime, threads=threads)
         return cls(session, card, max_side=max_side, score_threshold=score_threshold)
 
-    def __call__(self, image: Image) -> list[Face]:
+    def __call__(self, image: NDArray[Any]) -> list[Face]:
         """Detect the faces of one image.
 
         Args:
@@ -136,7 +137,7 @@ class Detector:
         """
         return looks.look(self._find, check(image), self.max_side)
 
-    def search(self, image: Image) -> list[Face]:
+    def search(self, image: NDArray[Any]) -> list[Face]:
         """Detect the faces of a single picture and measure each as `refine` does: also such as
         fill it, and, where none is sure, turned by quarters. What is no face on a second look is
         left out. One to five times the work of a call, and a sixth of it per face.
@@ -147,7 +148,7 @@ class Detector:
             self._find, self._closely, check(image), self.max_side, self.score_threshold
         )
 
-    def refine(self, image: Image, face: Face) -> Face:
+    def refine(self, image: NDArray[Any], face: Face) -> Face:
         """Measure a face once more, turned upright in a small patch; about a sixth of the work of
         a call at 640x480.
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
 from edgeface.detect import pose
 from edgeface.detect.boxes import overlaps, suppress
+from edgeface.opencv import cv2
 from edgeface.types import Array, Face, Image
 
 Find = Callable[[Image], list[Face]]

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
+from edgeface.opencv import cv2
 from edgeface.quality import rate
 from edgeface.types import Array, Face, Image
 

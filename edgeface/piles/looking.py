@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from edgeface import images
 from edgeface.alignment import align
 from edgeface.errors import DataError, ImageError
+from edgeface.opencv import cv2
 from edgeface.piles.fitness import Collapse, measure
 from edgeface.piles.store import Picture, Seen, Store
 from edgeface.types import Array, Face, Image

@@ -7,11 +7,11 @@ from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from edgeface import images
 from edgeface.errors import SourceError
+from edgeface.opencv import cv2
 from edgeface.types import Frame, Image
 from edgeface.video.addresses import is_live
 from edgeface.video.container import Container, inspect

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from edgeface.errors import ArgumentError, CameraError
+from edgeface.opencv import cv2
 from edgeface.types import Frame, Image
 from edgeface.video.files import Squaring
 from edgeface.video.probe import Trouble, probe
