@@ -136,7 +136,7 @@ def main(argv: list[str]) -> int:
     far = max(1e-4, 1 / max(1, pairs))
     threshold = threshold_at_far(similarity[~same], far)
     people = len(np.unique(data.identity[rows]))
-    metrics = {
+    metrics: dict[str, Json] = {
         "held_out_tar_at_far_1e-4": round(tar_at_far(similarity, same, far), 5),
         "held_out_24px_tar_at_far_1e-3": round(small_probe_tar(data, embed, rows, clean), 5),
     }
