@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface import Embedder
+from edgeface.errors import DataError
 from edgeface.models import load_card
 from edgeface.submodels import unit
 from export import heads
@@ -65,12 +66,14 @@ class Faces:
         return Draw(train, val, test, self.strangers, self.unseen)
 
 
-def faces(shared: Path, embedder: str) -> Faces:
-    """Embedded by a shipped model's name or a file with its card; kept in runs/ by its digest."""
+def faces(shared: Path, embedder: str, *, every: int = 1) -> Faces:
+    """Embedded by a shipped model's name or a file with its card; kept in runs/ by its digest. Only
+    one in `every` identities is looked at, for runs that must be short."""
     card = load_card(embedder, "embedding")
-    cached = CACHE / f"{card.digest[:16]}.npz"
+    part = "" if every == 1 else f"-{every}th"
+    cached = CACHE / f"{card.digest[:16]}{part}.npz"
     if not cached.exists():
-        _embed(shared, Embedder.load(embedder), cached)
+        _embed(_folders(shared)[::every], Embedder.load(embedder), cached)
     arrays = np.load(cached)
     x, y, unseen = _distinct(arrays["x"], arrays["y"], arrays["unseen"])
     names = [str(i) for i in range(int(y.max()) + 1)]
@@ -188,10 +191,10 @@ def _person(folder: str) -> str:
     return letters or folder
 
 
-def _embed(shared: Path, embedder: Embedder, cached: Path) -> None:
+def _embed(folders: list[tuple[str, list[Path]]], embedder: Embedder, cached: Path) -> None:
     known: dict[str, tuple[str, list[Path]]] = {}
     unknown: list[Path] = []
-    for folder, pictures in _folders(shared):
+    for folder, pictures in folders:
         if len(pictures) >= MIN_IMAGES:
             known.setdefault(_person(folder), (folder, pictures[:MAX_IMAGES]))
         elif len(pictures) == 1 and folder.startswith("lfw"):
@@ -200,6 +203,8 @@ def _embed(shared: Path, embedder: Embedder, cached: Path) -> None:
     paths = [p for _, pictures in known.values() for p in pictures] + unknown
     labels = [i for i, (_, pictures) in enumerate(known.values()) for _ in pictures]
     labels += [-1] * len(unknown)
+    if not known:
+        raise DataError("no identity has enough crops; --shared names the test data folder")
     rows = []
     for start in range(0, len(paths), 256):
         rows.append(embedder(stack(paths[start : start + 256])))
