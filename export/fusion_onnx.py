@@ -8,64 +8,35 @@ update: `embedding` (n, d) unit rows and `quality` (n,) to `share` (n, m), `toke
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from export.fusion_network import Readout, Update
+from export.onnx_graph import Graph
 
 Floats = NDArray[np.float32]
 OPSET = 20  # the first with Gelu
 
 
-class _Graph:
-    """Nodes and weights under construction; every method returns the name of its output."""
-
+class _Fusion(Graph):
     def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
+        super().__init__("fusion", opset=OPSET, ir_version=9)
 
     def constant(self, value: Tensor | Floats | list[int] | float) -> str:
         array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        kind = np.int64 if isinstance(value, list) else np.float32
-        name = f"c{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(array.astype(kind), name))
-        return name
-
-    def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        output = output or f"n{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
+        return self.exact(array.astype(np.int64 if isinstance(value, list) else np.float32))
 
     def linear(self, x: str, layer: nn.Linear) -> str:
         product = self.node("MatMul", x, self.constant(layer.weight.T))
         return self.node("Add", product, self.constant(layer.bias))
 
-    def model(
-        self, inputs: dict[str, list[str | int]], outputs: dict[str, list[str | int]]
-    ) -> onnx.ModelProto:
-        takes, gives = (
-            [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in some.items()]
-            for some in (inputs, outputs)
-        )
-        model = helper.make_model(
-            helper.make_graph(self.nodes, "fusion", takes, gives, self.weights),
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            producer_name="edgeface",
-            ir_version=9,
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model
-
 
 def update_graph(update: Update, shift: Floats, spread: Floats, floor: float) -> onnx.ModelProto:
     """The graph of `export.fusion.Update`, which goes by embeddings less `shift` (d,) over `spread`
     (d,)."""
-    g, (centres, width) = _Graph(), update.anchors.shape
+    g, (centres, width) = _Fusion(), update.anchors.shape
     floored = g.node("Add", "quality", g.constant(floor))
     log = g.node("Unsqueeze", g.node("Log", floored), g.constant([1]))
     quality = g.node("Unsqueeze", "quality", g.constant([1]))
@@ -92,7 +63,7 @@ def update_graph(update: Update, shift: Floats, spread: Floats, floor: float) ->
 
 def readout_graph(readout: Readout) -> onnx.ModelProto:
     """The graph of `export.fusion.Readout`."""
-    g, (centres, width) = _Graph(), readout.anchors.shape
+    g, (centres, width) = _Fusion(), readout.anchors.shape
     size = readout.channels.out_features
     mass = g.node("Unsqueeze", "mass", g.constant([2]))
     safe = g.node("Add", mass, g.constant(1e-12))

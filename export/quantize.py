@@ -25,7 +25,7 @@ from export.ir import save, size_of, to_ir
 from export.networks.mobilefacenet import MobileFaceNet
 from export.simulated import CENTRE, UNIT, SimulatedInt8, calibrate, equalise, tune
 from export.teachers import to_input
-from export.to_onnx import Graph, activation, load_network
+from export.to_onnx import EmbedderGraph, activation, load_network
 
 BATCH = 16  # of fine-tuning
 
@@ -51,42 +51,42 @@ def calibration_rows(data: Pack, count: int, seed: int = 0) -> NDArray[np.int64]
 
 def to_qdq(model: SimulatedInt8) -> onnx.ModelProto:
     """The INT8 form as a QDQ graph with the interface of `to_onnx`."""
-    graph = Graph(half=False)
+    graph = EmbedderGraph(half=False)
     steps, zeros = model.log_scale.detach().exp().numpy(), model.zero.numpy()
 
     def through(x: str, name: str, scale: float, zero: float) -> str:
-        step = graph.exact(f"{name}.step", np.array(scale, np.float32))
-        middle = graph.exact(f"{name}.zero", np.array(zero, np.uint8))
-        q = graph.node("QuantizeLinear", [x, step, middle], f"{name}.q")
-        return graph.node("DequantizeLinear", [q, step, middle], f"{name}.dq")
+        step = graph.exact(np.array(scale, np.float32), f"{name}.step")
+        middle = graph.exact(np.array(zero, np.uint8), f"{name}.zero")
+        q = graph.node("QuantizeLinear", x, step, middle, output=f"{name}.q")
+        return graph.node("DequantizeLinear", q, step, middle, output=f"{name}.dq")
 
     def weight(layer: Layer, step: NDArray[np.float32]) -> str:
         name = f"{layer.name}.weight"
         integers = np.clip(np.round(layer.weight / step), -127, 127).astype(np.int8)
-        scale = graph.exact(f"{name}.step", step.ravel())
+        scale = graph.exact(step.ravel(), f"{name}.step")
         return graph.node(
-            "DequantizeLinear", [graph.exact(name, integers), scale], f"{name}.dq", axis=0
+            "DequantizeLinear", graph.exact(integers, name), scale, output=f"{name}.dq", axis=0
         )
 
-    offset = graph.exact("input.offset", np.full(1, -CENTRE, np.float32))
-    unit = graph.exact("input.scale", np.full(1, 1 / UNIT, np.float32))
-    x = graph.node("Add", ["image", offset], "input.centred")
-    x = graph.node("Mul", [x, unit], "input.scaled")
+    offset = graph.exact(np.full(1, -CENTRE, np.float32), "input.offset")
+    unit = graph.exact(np.full(1, 1 / UNIT, np.float32), "input.scale")
+    x = graph.node("Add", "image", offset, output="input.centred")
+    x = graph.node("Mul", x, unit, output="input.scaled")
     x, outputs = through(x, "input", 1 / UNIT, CENTRE), dict[str, str]()
     layers = model.tuned()
     for i, layer in enumerate(layers):
         kernel = weight(layer, model.weight_steps[i].detach().numpy())
-        bias = graph.exact(f"{layer.name}.bias", layer.bias)
+        bias = graph.exact(layer.bias, f"{layer.name}.bias")
         x = graph.convolution([x, kernel, bias], layer)
         if layer.add:
             x = through(x, f"{layer.name}.branch", steps[1, i], zeros[1, i])
-            x = graph.node("Add", [outputs[layer.add], x], f"{layer.name}.sum")
+            x = graph.node("Add", outputs[layer.add], x, output=f"{layer.name}.sum")
         x = activation(graph, x, layer, None)
         if i < len(layers) - 1:
             x = through(x, layer.name, steps[0, i], zeros[0, i])
         outputs[layer.name] = x
     graph.unit(x)
-    return graph.model(len(layers[-1].bias))
+    return graph.finished(len(layers[-1].bias))
 
 
 def quantized(network: MobileFaceNet, pack: Path, *, count: int, steps: int = 0) -> SimulatedInt8:

@@ -14,61 +14,48 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from export.folded import Layer, absorb, fold_network
 from export.networks.mobilefacenet import MobileFaceNet, build
+from export.onnx_graph import Graph
 
 Array = NDArray[np.float32]
 OPSET = 17
 
 
-class Graph:
-    """An ONNX graph under construction; weights stored as float16 when `half`."""
+class EmbedderGraph(Graph):
+    """The graph of an embedder; weights stored as float16 when `half`."""
 
     def __init__(self, *, half: bool) -> None:
+        super().__init__("embedder", opset=OPSET, ir_version=8)
         self.half = half
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
 
     def constant(self, name: str, value: Array) -> str:
-        if self.half:
-            self.weights.append(numpy_helper.from_array(value.astype(np.float16), name + ".f16"))
-            self.nodes.append(
-                helper.make_node("Cast", [name + ".f16"], [name], to=TensorProto.FLOAT)
-            )
-        else:
-            self.weights.append(numpy_helper.from_array(value.astype(np.float32), name))
+        if not self.half:
+            return self.exact(value.astype(np.float32), name)
+        stored = self.exact(value.astype(np.float16), f"{name}.f16")
+        self.nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
         return name
-
-    def exact(self, name: str, value: NDArray[np.generic]) -> str:
-        """A constant stored as it is."""
-        self.weights.append(numpy_helper.from_array(value, name))
-        return name
-
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
 
     def scaled(self, image: str) -> str:
         """The picture from 0..255 to -1..1."""
-        offset = self.exact("input.offset", np.full(1, -127.5, np.float32))
-        scale = self.exact("input.scale", np.full(1, 1 / 127.5, np.float32))
-        x = self.node("Add", [image, offset], "input.centred")
-        return self.node("Mul", [x, scale], "input.scaled")
+        offset = self.exact(np.full(1, -127.5, np.float32), "input.offset")
+        scale = self.exact(np.full(1, 1 / 127.5, np.float32), "input.scale")
+        x = self.node("Add", image, offset, output="input.centred")
+        return self.node("Mul", x, scale, output="input.scaled")
 
     def convolution(self, inputs: list[str], layer: Layer) -> str:
         last = layer.name.endswith(".linear")
         return self.node(
             "Conv",
-            inputs,
-            layer.name if last else f"{layer.name}.conv",
+            *inputs,
+            output=layer.name if last else f"{layer.name}.conv",
             kernel_shape=list(layer.weight.shape[2:]),
             strides=[layer.stride] * 2,
             pads=[layer.padding] * 4,
@@ -77,48 +64,33 @@ class Graph:
 
     def unit(self, x: str, names: tuple[str, str] = ("norm", "embedding")) -> None:
         """From the last layer's (n, d, 1, 1) map to the two outputs."""
-        self.exact("norm.floor", np.full(1, 1e-12, np.float32))
-        raw = self.node("Flatten", [x], "head.raw", axis=1)
-        norm = self.node("ReduceL2", [raw], names[0], axes=[1], keepdims=1)
-        safe = self.node("Max", [norm, "norm.floor"], "norm.safe")
-        self.node("Div", [raw, safe], names[1])
+        self.exact(np.full(1, 1e-12, np.float32), "norm.floor")
+        raw = self.node("Flatten", x, output="head.raw", axis=1)
+        norm = self.node("ReduceL2", raw, output=names[0], axes=[1], keepdims=1)
+        safe = self.node("Max", norm, "norm.floor", output="norm.safe")
+        self.node("Div", raw, safe, output=names[1])
 
-    def model(self, width: int) -> onnx.ModelProto:
-        """The finished graph, checked."""
-        shaped = helper.make_tensor_value_info
-        model = helper.make_model(
-            helper.make_graph(
-                self.nodes,
-                "embedder",
-                [shaped("image", TensorProto.FLOAT, ["n", 3, 112, 112])],
-                [
-                    shaped("embedding", TensorProto.FLOAT, ["n", width]),
-                    shaped("norm", TensorProto.FLOAT, ["n", 1]),
-                ],
-                self.weights,
-            ),
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            producer_name="edgeface",
-            ir_version=8,
+    def finished(self, width: int) -> onnx.ModelProto:
+        """The whole graph of embeddings `width` wide, checked."""
+        return self.model(
+            {"image": ["n", 3, 112, 112]}, {"embedding": ["n", width], "norm": ["n", 1]}
         )
-        onnx.checker.check_model(model, full_check=True)
-        return model
 
 
-def activation(graph: Graph, x: str, layer: Layer, linear: Array | None) -> str:
+def activation(graph: EmbedderGraph, x: str, layer: Layer, linear: Array | None) -> str:
     """PReLU of `x`: as relu(x) + linear·x where `absorb` has prepared that, as ReLU, or native."""
     name = layer.name
     if linear is not None:
-        positive = graph.node("Relu", [x], f"{name}.relu")
+        positive = graph.node("Relu", x, output=f"{name}.relu")
         rest = graph.constant(f"{name}.linear", linear[:, None, None])
-        below = graph.node("Mul", [x, rest], f"{name}.below")
-        return graph.node("Add", [positive, below], f"{name}.prelu")
+        below = graph.node("Mul", x, rest, output=f"{name}.below")
+        return graph.node("Add", positive, below, output=f"{name}.prelu")
     if layer.slope is None:
         return x
     if not layer.slope.any():
-        return graph.node("Relu", [x], f"{name}.relu")
+        return graph.node("Relu", x, output=f"{name}.relu")
     slope = graph.constant(f"{name}.slope", layer.slope[:, None, None])
-    return graph.node("PRelu", [x, slope], f"{name}.prelu")
+    return graph.node("PRelu", x, slope, output=f"{name}.prelu")
 
 
 def layers_to_onnx(
@@ -126,7 +98,7 @@ def layers_to_onnx(
 ) -> onnx.ModelProto:
     """A folded chain as a checked ONNX model; see the module's text."""
     layers, linear = (layers, {}) if native_prelu else absorb(layers)
-    graph = Graph(half=half)
+    graph = EmbedderGraph(half=half)
     x, outputs = graph.scaled("image"), dict[str, str]()
     for layer in layers:
         weight = graph.constant(f"{layer.name}.weight", layer.weight)
@@ -135,10 +107,10 @@ def layers_to_onnx(
         x = graph.convolution([x, weight, bias], layer)
         if layer.add:
             sum_name = f"{layer.name.rpartition('.')[0]}.sum"
-            x = graph.node("Add", [outputs[layer.add], x], sum_name)
+            x = graph.node("Add", outputs[layer.add], x, output=sum_name)
         x = outputs[layer.name] = activation(graph, x, layer, linear.get(layer.name))
     graph.unit(x)
-    return graph.model(len(layers[-1].bias))
+    return graph.finished(len(layers[-1].bias))
 
 
 def to_onnx(
