@@ -7,6 +7,10 @@ threshold is an order statistic of their best similarities. That needs no assump
 similarities are distributed, and the true FPIR at the k-th largest of n is Beta(k, n + 1 - k)
 distributed (Rényi 1953), which gives exact intervals. Similarities stay raw cosines: normalising
 them by a cohort identified no more people at FPIR 1e-1 and 1e-2 (`python -m bench openset`).
+
+Who has no pictures of strangers gets a threshold from a model of them (`from_model`). A model errs,
+so it errs on the safe side: three of four kinds of galleries stay below the rate asked for, and the
+interval reaches to what the worst kind does.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,7 +41,9 @@ class Calibration:
 
     `measured` is the FPIR to expect at the threshold with its 95 % interval, `low` and `high` the
     95 % interval of the threshold itself. `rates` and `values` are the measured curve of exceedance
-    rate over threshold, from which thresholds for other sizes are derived.
+    rate over threshold, from which thresholds for other sizes are derived. Of origin `model`, no
+    stranger was at hand: `trials` is how many people the model was fitted to, `measured` what it
+    predicts with the interval it has held on sets it was not fitted to, the curve the safe side.
     """
 
     value: float
@@ -49,11 +55,12 @@ class Calibration:
     measured: Interval
     rates: tuple[float, ...]
     values: tuple[float, ...]
+    origin: Literal["calibrated", "model"] = "calibrated"
 
     @property
     def threshold(self) -> Threshold:
-        """The threshold with its origin, such as `calibrated:fpir=1e-3@N=512`."""
-        return Threshold(self.value, f"calibrated:fpir={_short(self.fpir)}@N={self.size}")
+        """The threshold with its origin, such as `calibrated:fpir=1e-3@N=512`, or `model:…`."""
+        return Threshold(self.value, f"{self.origin}:fpir={_short(self.fpir)}@N={self.size}")
 
     def at(self, size: int) -> Threshold:
         """The threshold for the same FPIR when the gallery holds `size` people.
@@ -66,7 +73,7 @@ class Calibration:
             raise CalibrationError(f"a gallery of {size} people has no threshold: enrol somebody")
         if size == self.size:
             return self.threshold
-        origin = f"calibrated:fpir={_short(self.fpir)}@N={size},from={self.size}"
+        origin = f"{self.origin}:fpir={_short(self.fpir)}@N={size},from={self.size}"
         return Threshold(self._value_at(size), origin)
 
     def default_at(self, size: int) -> Threshold:
@@ -111,6 +118,8 @@ class Calibration:
             found["measured"] = Interval(**found["measured"])
             for name in ("rates", "values"):
                 found[name] = tuple(map(float, found[name]))
+            if found.get("origin", "calibrated") not in ("calibrated", "model"):
+                raise ValueError(f"origin {found['origin']!r}")
             return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
             raise CalibrationError("the stored calibration is damaged: calibrate again") from error
@@ -119,7 +128,9 @@ class Calibration:
     def of_card(cls, card: ModelCard) -> Self | None:
         """What an embedder's card says of impostors, None where none were measured."""
         found = card.impostors
-        return None if found is None else cls(*(getattr(found, f.name) for f in fields(cls)))
+        if found is None:
+            return None
+        return cls(**{f.name: getattr(found, f.name) for f in fields(found)})
 
 
 def trials_needed(fpir: float) -> int:
@@ -165,6 +176,69 @@ def calibrate(best: ArrayLike, *, fpir: float, size: int) -> Calibration:
         rates=tuple(rates.tolist()),
         values=tuple(values.tolist()),
     )
+
+
+def from_model(
+    values: ArrayLike,
+    expected: ArrayLike,
+    safe: ArrayLike,
+    high: ArrayLike,
+    *,
+    fpir: float,
+    size: int,
+    people: int,
+    least: float,
+    floor: float = -1.0,
+) -> Calibration:
+    """The threshold at which, by a model of strangers, one is named with probability `fpir`.
+
+    Args:
+        values, expected, safe, high: (m,) each; at rising thresholds the FPIR that the model
+            expects, the one to go by, and the high end of the predicted 95 % interval. The low end
+            is 0: strangers may be unlike everybody enrolled.
+        size, people: how many are enrolled, and how many the model was fitted to.
+        least: the smallest rate that the model knows of.
+        floor: the threshold is no lower than this.
+
+    Raises:
+        CalibrationError: `fpir` is no rate or below `least`.
+    """
+    if not 0.0 < fpir < 1.0:
+        raise CalibrationError(f"an FPIR of {fpir} is no rate: choose one between 0 and 1")
+    if fpir < least:
+        raise CalibrationError(
+            f"the model of strangers knows no FPIR below {_up(least)} for {size} enrolled people, "
+            f"{_short(fpir)} was asked for: choose {_up(least)} or more, or give pictures of "
+            f"{trials_needed(fpir)} people who are not enrolled"
+        )
+    at = np.asarray(values, np.float64)
+    curves = [np.log(np.asarray(rates, np.float64)) for rates in (expected, safe, high)]
+
+    def where(curve: NDArray[np.float64], rate: float) -> float:
+        return float(np.interp(-math.log(rate), -curve, at))
+
+    wanted = where(curves[1], fpir)
+    value = max(wanted, floor)
+    rates = np.geomspace(max(math.exp(curves[1][-1]), least / 10), _CURVE_END, _LEVELS)
+    middle, _, upper = (float(np.exp(np.interp(value, at, curve))) for curve in curves)
+    return Calibration(
+        value=value,
+        low=min(where(curves[0], fpir), value),
+        high=max(where(curves[2], fpir), value),
+        fpir=fpir,
+        size=size,
+        trials=people,
+        measured=Interval(middle, 0.0, upper),
+        rates=tuple(rates.tolist()),
+        values=tuple(where(curves[1], rate) for rate in rates.tolist()),
+        origin="model",
+    )
+
+
+def _up(rate: float) -> str:
+    """`rate` with two digits, rounded up."""
+    unit = 10.0 ** (math.floor(math.log10(rate)) - 1)
+    return f"{math.ceil(rate / unit - 1e-9) * unit:.1e}".replace("e-0", "e-")
 
 
 def _threshold_ranks(rate: float, n: int, tail: float) -> tuple[int, int]:

@@ -13,8 +13,8 @@ import numpy as np
 from edgeface import images, video
 from edgeface.aggregate import Policy
 from edgeface.alignment import align
-from edgeface.calibrate import Calibration, calibrate, trials_needed
-from edgeface.cohort import Cohort
+from edgeface.calibrate import Calibration, calibrate
+from edgeface.cohort import Progress
 from edgeface.decide import Rules, decide_together
 from edgeface.detect import MAX_SIDE, SURE, Detector
 from edgeface.embed import DEFAULT, Embedder
@@ -31,7 +31,6 @@ from edgeface.trace import Trace
 from edgeface.track import TrackerOptions
 from edgeface.types import Event, Face, Frame, Image, Sighting, Threshold
 
-DRAWN = 6000  # impostors drawn from the model where there are no pictures of any
 FacePolicy = Literal["require_one", "largest", "skip"]
 # Detector score from which a face counts; what lies between the card's threshold and this only
 # keeps tracks alive. Precision equals recall here (`detect.dev.break_even` of `bench detect`).
@@ -236,33 +235,41 @@ class Identifier:
         return Enrolment(person, len(taken), tuple(skipped))
 
     def calibrate(
-        self, cohort: Sequence[images.Source] | None = None, *, fpir: float
+        self,
+        cohort: Sequence[images.Source] | None = None,
+        *,
+        fpir: float,
+        progress: Progress | None = None,
     ) -> Calibration:
         """Set the gallery's threshold so that a stranger is named with probability `fpir`.
 
         Args:
             cohort: one picture each of people who are not in the gallery; the largest face counts.
-                Without it the impostor model beside the embedder stands in (`edgeface.cohort`).
+                Without it a model of strangers stands in (`edgeface.cohort`): it errs on the safe
+                side, states by how much it may be off, and never goes below the card's threshold.
             fpir: false-positive identification rate wanted (ISO/IEC 19795-1), in (0, 1).
+            progress: told how many pictures or people are done, and of how many.
 
         Returns:
             the calibration; it is stored with the gallery, and follows its size from then on.
 
         Raises:
             CalibrationError: the gallery is empty, the cohort smaller than three over `fpir`, or
-                there is no impostor model beside the embedder.
+                without a cohort there is no model beside the embedder or it knows of no rate as
+                small as `fpir`.
             ImageError: a picture is unreadable or shows no face.
         """
         if cohort is None:
-            card = self._embedder.card
-            model = Cohort.load(card.path.with_suffix(".cohort.npz"), model=card.digest)
-            probes = list(model.draw(max(DRAWN, trials_needed(fpir))))
+            result = self._thresholds.modelled(fpir, progress)
         else:
-            faces = [self._one_face(picture, "largest") for picture in cohort]
-            probes = [f.embedding for f in faces if f.embedding is not None]
-        searches = [self.gallery.search(probe, 1, kind=Kind.KNOWN) for probe in probes]
-        best = [matches[0].similarity for matches in searches if matches]
-        result = calibrate(best, fpir=fpir, size=self.gallery.count(Kind.KNOWN))
+            best = []
+            for done, picture in enumerate(cohort, 1):
+                row = self._one_face(picture, "largest").embedding
+                assert row is not None
+                best += [m.similarity for m in self.gallery.search(row, 1, kind=Kind.KNOWN)]
+                if progress is not None:
+                    progress(done, len(cohort))
+            result = calibrate(best, fpir=fpir, size=self.gallery.count(Kind.KNOWN))
         self.gallery.write_note(CALIBRATION, result.to_json())
         return result
 

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from edgeface.calibrate import Calibration
+import numpy as np
+
+from edgeface.calibrate import Calibration, from_model
+from edgeface.cohort import Cohort, Progress, chosen, resemblance
 from edgeface.gallery import Gallery, GrowthRules, Kind
 from edgeface.models import ModelCard
 from edgeface.submodels import SubmodelBank
@@ -67,8 +70,34 @@ class ThresholdProvider:
         None where the threshold is fixed or no impostors were ever measured."""
         if self._fixed is not None:
             return None
-        curve = self._own() or Calibration.of_card(self._card)
+        own = self._own()
+        # The safe side of a model is that strangers stay apart; whom to join is another question.
+        curve = own if own is not None and own.origin == "calibrated" else None
+        curve = curve or Calibration.of_card(self._card)
         return None if curve is None else partial(curve.value_at, fpir=LINKING_FPIR)
+
+    def modelled(self, fpir: float, progress: Progress | None = None) -> Calibration:
+        """The calibration of the gallery for `fpir` by the impostor model beside the embedder, from
+        how alike its people are; never laxer than what the card expects. `progress` is told how
+        many people were compared, and of how many.
+
+        Raises:
+            CalibrationError: nobody is enrolled, there is no impostor model beside the embedder, or
+                it knows of no rate as small as `fpir`.
+        """
+        card, size = self._card, self._gallery.count(Kind.KNOWN)
+        model = Cohort.load(card.path.with_suffix(".cohort.npz"), model=card.digest)
+        names = [p.name for p in self._gallery.people() if p.kind is Kind.KNOWN and p.n_samples]
+        rows = [
+            np.stack([sample.embedding for sample in self._gallery.samples(name)])
+            for name in chosen(names)
+        ]
+        forecast = model.forecast(size, resemblance(rows, progress=progress))
+        return from_model(
+            forecast.values, forecast.expected, forecast.safe, forecast.high,
+            fpir=fpir, size=size, people=model.people, least=model.least(size),
+            floor=self._expected(size).value,
+        )  # fmt: skip
 
     def of_bank(self, bank: SubmodelBank) -> Threshold:
         """The threshold of a submodel bank: the fixed one, its own, or what the card expects of a
@@ -81,7 +110,10 @@ class ThresholdProvider:
         size = self._gallery.count(Kind.KNOWN)
         own = self._own()
         if own is not None and size:
-            return own.at(size)
+            limit = own.at(size)
+            if own.origin == "calibrated":
+                return limit
+            return max(limit, self._expected(size), key=lambda t: t.value)
         stored = self._gallery.threshold
         return self._expected(size) if stored is None else stored
 

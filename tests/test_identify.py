@@ -14,6 +14,7 @@ import pytest
 from conftest import face
 
 from edgeface.calibrate import calibrate
+from edgeface.cohort import Cohort
 from edgeface.errors import CalibrationError, GalleryError, ImageError
 from edgeface.gallery import Gallery
 from edgeface.identify import Identifier
@@ -316,6 +317,43 @@ def test_calibration_needs_people_and_strangers(app, detector) -> None:
     with pytest.raises(CalibrationError, match="too few"):
         app.calibrate(cohort(5), fpir=0.1)
     assert app.gallery.note("calibration") is None
+
+
+def strangers_model(path: Path, digest: str) -> None:
+    """An impostor model by which one pair in a thousand reaches .3, one in a million .6."""
+    rates = np.geomspace(0.5, 1e-6, 40)
+    table = ([1.0, 1000.0], [0.0, 0.0], [0.0, 1.0], [0.02, 0.02], [0.1, 0.05])
+    values = np.interp(np.log(1 / rates), np.log([2, 1e3, 1e6]), [-0.2, 0.3, 0.6])
+    Cohort(digest, 999, rates, values, *(np.array(column) for column in table)).save(path)
+
+
+def test_calibration_without_pictures_goes_by_a_model_of_strangers(
+    app, detector, embedding_card
+) -> None:
+    strangers_model(embedding_card.path.with_suffix(".cohort.npz"), embedding_card.digest)
+    app = Identifier(detector, Colours(embedding_card), app.gallery)
+    with pytest.raises(CalibrationError, match="enrol somebody"):
+        app.calibrate(fpir=1e-2)
+    for i, colour in enumerate((RED, GREEN, BLUE)):
+        enroll(app, detector, f"p{i}", colour)
+    told: list[tuple[int, int]] = []
+    result = app.calibrate(fpir=1e-2, progress=lambda done, of: told.append((done, of)))
+    assert result.threshold.origin == "model:fpir=1e-2@N=3" and app.threshold == result.threshold
+    assert result.measured.low == 0 < result.measured.value < result.measured.high < 1e-2
+    assert result.value >= embedding_card.threshold.value and told[-1] == (3, 3)
+    # However lax the rate asked for, the card's threshold is the least.
+    assert app.calibrate(fpir=0.3).value == embedding_card.threshold.value
+    assert app.threshold.value == embedding_card.threshold.value
+    with pytest.raises(CalibrationError, match="no FPIR below"):
+        app.calibrate(fpir=1e-9)
+    # Nor is it undercut when people are added later, of whom the calibration knew nothing.
+    enroll(app, detector, "p4", (120, 130, 20))
+    assert app.threshold == embedding_card.threshold
+    strict = app.calibrate(fpir=1e-5)
+    assert strict.value > embedding_card.threshold.value
+    enroll(app, detector, "p5", (20, 130, 120))
+    assert app.threshold.origin == "model:fpir=1e-5@N=5,from=4"
+    assert app.threshold.value > strict.value
 
 
 def bank(

@@ -19,7 +19,7 @@ from edgeface.cli.options import (
     opened,
 )
 from edgeface.cli.output import Json, print_rows, say
-from edgeface.cli.progress import each
+from edgeface.cli.progress import Progress, each
 from edgeface.errors import ArgumentError
 
 
@@ -105,7 +105,8 @@ def calibrate(
     existing(gallery)
     with opened(gallery, model=model, runtime=runtime, threads=threads) as identifier:
         before = identifier.threshold
-        result = identifier.calibrate(pictures, fpir=fpir)
+        with Progress("comparing") as line:
+            result = identifier.calibrate(pictures, fpir=fpir, progress=line.at)
     say(f"the threshold was {before.value:.4f} ({before.origin}), now {result.value:.4f}")
     row = {
         "threshold": round(result.value, 4),
