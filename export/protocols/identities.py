@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.errors import DataError
 from export.protocols.pictures import stack
 
 Floats = NDArray[np.float32]
@@ -62,12 +63,12 @@ class Source:
     def files(self, which: str) -> list[Path]:
         """The crops of a folder in the order of their embeddings."""
         root = self.shared / FOLDERS[which]
-        files = sorted(p for p in root.rglob("*") if p.suffix in {".webp", ".png", ".jpg"})
+        people = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        found = (p for person in people[:: self.every] for p in sorted(person.rglob("*")))
+        files = [p for p in found if p.suffix in {".webp", ".png", ".jpg"}]
         if not files:
-            raise FileNotFoundError(f"{root}: no crops; --shared names the test data folder")
-        names = sorted({p.relative_to(root).parts[0] for p in files})
-        chosen = set(names[:: self.every])
-        return [p for p in files if p.relative_to(root).parts[0] in chosen]
+            raise DataError(f"{root}: no crops; --shared names the test data folder")
+        return files
 
     def folder(self, which: str) -> Labelled:
         """All crops of a folder; identities are its subfolders."""
@@ -77,7 +78,7 @@ class Source:
         kept = self.kept(which)
         rows = np.load(kept) if kept.exists() else self._embed(files, kept)
         if len(rows) != len(files):
-            raise ValueError(f"{kept} has {len(rows)} rows for {len(files)} crops: delete it")
+            raise DataError(f"{kept} has {len(rows)} rows for {len(files)} crops: delete it")
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return Labelled(rows.astype(np.float32), np.unique(names, return_inverse=True)[1])
 
