@@ -4,12 +4,12 @@ them.
 A bench is a module of this folder with `figures(args) -> dict[str, float | str | None]`, flat
 dotted keys; it may have `add_arguments(parser)`. One NAME runs here and takes options of its own
 (`python -m bench NAME --help`); several, all with `--all`, or a short run of all with `--quick`
-alone, run one after the other in processes of their own. `--json` prints one document {"bench",
-"command", "machine", "commit", "date", "figures"}, or writes it to the file OUT; with a folder OUT
-it becomes OUT/NAME.json. bench/reports takes documents of clean commits only, so that what is
-published can be measured again. Without `--json` a table is printed. A figure that was not produced
-is null, and stderr says why; a bench that fails, or gives a figure that is no finite number, makes
-the exit code 1.
+alone, run in processes of their own, one after the other, quick ones side by side. `--json` prints
+one document {"bench", "command", "machine", "commit", "date", "figures"}, or writes it to the file
+OUT; with a folder OUT it becomes OUT/NAME.json. bench/reports takes documents of clean commits
+only, so that what is published can be measured again. Without `--json` a table is printed. A figure
+that was not produced is null, and stderr says why; a bench that fails, or gives a figure that is no
+finite number, makes the exit code 1.
 
 `python -m bench report` turns the documents in bench/reports into pages, pictures and the tables of
 the README.
@@ -29,7 +29,8 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -180,7 +181,7 @@ def one(name: str, rest: Sequence[str]) -> int:
 
 
 def several(names: Sequence[str], args: argparse.Namespace) -> int:
-    """Run benches one after the other, each in a process of its own: they set threads and cores."""
+    """Run benches, each in a process of its own: they set threads and cores."""
     options = ["--shared", str(args.shared), *(["--quick"] if args.quick else [])]
     if args.json is not None:
         folder = REPORTS if args.json == "-" else Path(args.json)
@@ -190,14 +191,33 @@ def several(names: Sequence[str], args: argparse.Namespace) -> int:
             return 2
         folder.mkdir(parents=True, exist_ok=True)
         options += ["--json", str(folder)]
-    failed = []
-    for name in names:
-        print(f"== {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", "bench", name, *options], check=False).returncode:
-            failed.append(name)
+    commands = {name: [sys.executable, "-m", "bench", name, *options] for name in names}
+    run = _side_by_side if args.quick else _in_turn
+    failed = [name for name, code in run(commands) if code]
     if failed:
         print(f"bench: {', '.join(failed)} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _in_turn(commands: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int]]:
+    """Exit codes of commands run one after the other: each has the machine for itself."""
+    for name, line in commands.items():
+        print(f"== {name}", flush=True)
+        yield name, subprocess.run(line, check=False).returncode
+
+
+def _side_by_side(commands: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int]]:
+    """The same with a command per core, for quick runs: whether every figure is given does not
+    depend on how fast. What a command prints comes when it has ended."""
+
+    def one(line: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(line, check=False, capture_output=True, text=True)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for name, done in zip(commands, pool.map(one, commands.values()), strict=True):
+            print(f"== {name}\n{done.stdout}", end="", flush=True)
+            print(done.stderr, end="", file=sys.stderr, flush=True)
+            yield name, done.returncode
 
 
 def catalogue() -> str:

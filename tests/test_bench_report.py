@@ -83,6 +83,28 @@ def test_alone_it_lists_the_benches_and_starts_none(
         runner.main(["--json"])
 
 
+def test_several_run_in_turn_or_side_by_side_and_fail_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(
+        '#!/bin/sh\nname=$3\necho "figures of $name"\necho "about $name" >&2\n[ "$name" != size ]\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(runner.sys, "executable", str(program))
+    for options in ([], ["--quick"]):
+        assert runner.main(["embed", "size", "score", *options]) == 1
+        out, err = capfd.readouterr()
+        assert [line for line in out.splitlines() if line] == [
+            line
+            for name in ("embed", "size", "score")
+            for line in (f"== {name}", f"figures of {name}")
+        ]
+        assert err.splitlines()[-1] == "bench: size failed"
+        assert "about score" in err
+    assert runner.main(["embed", "score", "--quick"]) == 0
+
+
 def test_only_the_part_between_the_marks_is_renewed() -> None:
     found = {"pipeline": document("pipeline", **{"pipeline.640x360.fps.onnxruntime": 100.0})}
     text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
