@@ -30,7 +30,7 @@ from export.protocols.identities import TEACHER, Labelled, training_sets
 
 Floats = NDArray[np.float32]
 # Faces of the small sets drawn from each training set, and how many sets of that size.
-SMALL = {3: 40, 8: 30, 25: 12, 80: 6, 250: 3, 800: 2, 2500: 1}
+SMALL = {2: 60, 3: 40, 8: 30, 25: 12, 80: 6, 250: 3, 800: 2, 2500: 1}
 # Faces per set whose edges are learned from.
 LARGE_SHARE, SMALL_SHARE = 3000, 300
 THRESHOLDS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)

@@ -25,7 +25,7 @@ from edgeface.cluster.edges import Neighbourhoods, own_scale_amounts
 from edgeface.cluster.growth import Part
 from edgeface.cluster.model import FEATURES, SUPPORT
 from edgeface.cluster.space import Space, Strangers
-from edgeface.cluster.support import LIKELY, Support
+from edgeface.cluster.support import LIKELY, Support, expected_people
 from edgeface.cluster.update import Pile
 from edgeface.errors import DataError, KernelError, ModelError
 from edgeface.metrics.clustering import bcubed
@@ -400,6 +400,31 @@ def test_few_faces_are_no_error(n) -> None:
     assert len(found) == n
 
 
+def test_the_more_people_the_more_alike_two_faces_must_be() -> None:
+    rows, truth = people([6] * 30 + [1] * 60, dimension=128)
+    space = Space.of(rows)
+    around = Neighbourhoods.of(space, 64)
+    model = EdgeModel.load()
+    first = around.first_pass(model.first)
+    assert expected_people(first) == pytest.approx(90, rel=0.15)
+    limits = [around.strangers.reach(p) for p in (1, 2, 10, 100, 10_000, 1_000_000)]
+    assert limits == sorted(limits)
+    assert limits[0] == pytest.approx(around.strangers.raw_middle)
+    # As many pairs of a Gaussian as it says.
+    draws = np.random.default_rng(0).normal(0.1, 0.05, 1_000_000)
+    reach = Strangers(0.0, 0.1, 0.1, 0.05).reach(300)
+    assert (draws > reach).mean() * 300**2 / 2 == pytest.approx(1.5, rel=0.4)
+    same = truth[around.near.indices] == truth[:, None]
+    raw = np.einsum("nd,nkd->nk", rows, rows[around.near.indices])
+    many = around.second_pass(model.second, first, people=1e9)
+    few = around.second_pass(model.second, first, people=2)
+    below = (raw < around.strangers.reach(1e9)) & (
+        around.near.indices != np.arange(150 + 90)[:, None]
+    )
+    assert (many[below] == 0).all() and (few[below & same] > 0.5).any()
+    assert np.array_equal(many[~below], few[~below])
+
+
 @pytest.mark.parametrize("others", [0, 1, 2, 9, 60])
 @pytest.mark.parametrize("alike", [0.92, 0.97, 1.0])
 def test_copies_of_a_picture_are_one_person(others, alike) -> None:
@@ -479,7 +504,7 @@ def test_a_pile_that_grew_is_close_to_one_clustered_at_once() -> None:
 
 
 def test_ids_are_stable_and_new_people_get_new_ones() -> None:
-    rows, truth = people([10, 10, 10, *[1] * 20], dimension=128)
+    rows, truth = people([10, 10, 10, *[1] * 20], dimension=256)
     known = truth != 2
     pile = Pile.of(rows[known], names(int(known.sum())))
     grown, changes = pile.add(rows[~known], names(10, 100))

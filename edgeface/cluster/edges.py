@@ -21,7 +21,7 @@ from edgeface.cluster.graph import Indices
 from edgeface.cluster.model import FEATURES, EdgeModel, Network
 from edgeface.cluster.neighbours import Neighbours, neighbours
 from edgeface.cluster.space import Frame, Space, Strangers
-from edgeface.cluster.support import LIKELY, Support
+from edgeface.cluster.support import LIKELY, Support, expected_people
 from edgeface.types import Array
 
 # The neighbour whose distances set a face's own scale (Zelnik-Manor and Perona 2004 use the 7th).
@@ -124,9 +124,19 @@ class Neighbourhoods:
         out[:, 0] = 1.0
         return out
 
-    def second_pass(self, network: Network, first: Array, nodes: Indices | None = None) -> Array:
+    def second_pass(
+        self,
+        network: Network,
+        first: Array,
+        nodes: Indices | None = None,
+        *,
+        people: float | None = None,
+    ) -> Array:
         """(m, k) float32 like `first_pass`, with what `first` (n, k), the first pass of every face
-        here, says; edges it held unlikely are 0, and pairs as alike as TWIN are 1."""
+        here, says. Edges it held unlikely are 0, and so are those less alike than the likest
+        strangers among `people` (default: as many as `first` expects); pairs as alike as TWIN
+        are 1."""
+        least = self.strangers.reach(expected_people(first) if people is None else people)
         chosen = _all(self.near) if nodes is None else nodes
         support = Support.of(self.near.indices, first)
         out = np.zeros((len(chosen), self.near.indices.shape[1]), np.float32)
@@ -138,8 +148,9 @@ class Neighbourhoods:
             found = np.zeros(likely.shape, np.float32)
             found[likely] = network(np.concatenate(described, axis=1))
             targets = self.near.indices[some]
-            alike = self.frame.raw(some, targets, self.near.similarities[some]) >= TWIN
-            found[alike & (targets >= 0)] = 1.0
+            raw = self.frame.raw(some, targets, self.near.similarities[some])
+            found[raw < least] = 0.0
+            found[(raw >= TWIN) & (targets >= 0)] = 1.0
             out[part] = found
 
         _each_chunk(judge, len(chosen))

@@ -13,6 +13,7 @@ from edgeface.cluster.graph import Indices
 from edgeface.cluster.model import EdgeModel
 from edgeface.cluster.neighbours import Neighbours
 from edgeface.cluster.space import Frame, Strangers
+from edgeface.cluster.support import expected_people
 from edgeface.score import topk
 from edgeface.types import Array
 
@@ -120,7 +121,9 @@ class Part:
 
     def second_pass(self, nodes: Indices, model: EdgeModel, first: Array) -> Array:
         """Final probabilities of the edges of `nodes` (m, k), `first` (n, k) being everyone's."""
-        return self.around.second_pass(model.second, first[self.faces], self._rows(nodes))
+        people = expected_people(first)
+        rows = self._rows(nodes)
+        return self.around.second_pass(model.second, first[self.faces], rows, people=people)
 
     def _rows(self, nodes: Indices) -> Indices:
         return np.searchsorted(self.faces, nodes).astype(np.int32)

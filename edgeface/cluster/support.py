@@ -82,6 +82,17 @@ class Support:
         return np.stack(found, axis=2).astype(np.float32)
 
 
+def expected_people(first: Array) -> float:
+    """How many people a set holds: every face counts as its share of the faces that it expects to
+    be its person. `first` (n, k) are the edges' first probabilities, oneself in front."""
+    total = 0.0
+    for part in graph.blocks(len(first)):
+        found = np.where(first[part] >= LIKELY, first[part], 0.0)
+        found[:, 0] = 1.0
+        total += float((1.0 / found.sum(axis=1)).sum())
+    return total
+
+
 def _rival(first: Array, rivals: Array) -> Array:
     best, second = rivals[..., 0], rivals[..., 1]
     return np.asarray(np.where(first >= best - 1e-7, second, best))

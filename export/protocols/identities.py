@@ -97,14 +97,18 @@ class Source:
 
 
 def training_sets(source: Source, teacher: Source) -> dict[str, Labelled]:
-    """Three sets of training identities, each like one use: `few people` (pins/train, 59 people of
-    100 to 240 pictures), `mixed` (CelebA people of 5 and more, pins of heavy-tailed sizes) and
-    `many people` (all of CelebA kept, most with one or two pictures, and the same pins)."""
+    """Four sets of training identities, each like one use: `few people` (pins/train, 48 people of
+    100 to 240 pictures), `mixed` (CelebA people of 5 and more, pins of heavy-tailed sizes), `many
+    people` (all of CelebA kept, most with one or two pictures, and the same pins) and `singles`
+    (of most people of both one picture). Nobody of LFW is in them."""
     celeba, pins = source.folder("celeba"), source.folder("pins-train")
     seen = {which: teacher.folder(which) for which in ("celeba", "pins-train", "lfw")}
     means = {which: _means(faces) for which, faces in seen.items()}
     near = (means["celeba"] @ means["lfw"].T).max(axis=1) > SAME
     near |= (means["celeba"] @ means["pins-train"].T).max(axis=1) > SAME
+    pins = pins.take(
+        np.flatnonzero(((means["pins-train"] @ means["lfw"].T).max(axis=1) <= SAME)[pins.labels])
+    )
     kept = np.flatnonzero(~near[celeba.labels])
     sizes = np.bincount(celeba.labels)
     larger = kept[sizes[celeba.labels[kept]] >= 5]
@@ -113,6 +117,7 @@ def training_sets(source: Source, teacher: Source) -> dict[str, Labelled]:
         "few people": pins,
         "mixed": _joined(celeba.take(larger), pins.take(tail)),
         "many people": _joined(celeba.take(kept), pins.take(tail)),
+        "singles": _joined(_singles(celeba.take(kept), 0.675), _singles(pins, 6.0)),
     }
 
 
@@ -131,6 +136,16 @@ def _heavy_tail(labels: NDArray[np.int64]) -> NDArray[np.int64]:
         rows = np.flatnonzero(labels == identity)
         chosen.append(rng.permutation(rows)[: max(6, int(250 / (1 + rank) ** 0.75))])
     return np.sort(np.concatenate(chosen))
+
+
+def _singles(faces: Labelled, scale: float) -> Labelled:
+    # Pictures per person as in LFW: one, and a Lomax tail of shape 1.35 (`scale` 0.675 there).
+    rng = np.random.default_rng(7)
+    chosen = []
+    for identity in range(int(faces.labels.max()) + 1):
+        rows = rng.permutation(np.flatnonzero(faces.labels == identity))
+        chosen.append(rows[: 1 + min(200, int(rng.pareto(1.35) * scale))])
+    return faces.take(np.sort(np.concatenate(chosen)))
 
 
 def _joined(a: Labelled, b: Labelled) -> Labelled:
