@@ -29,13 +29,13 @@ def test_people_go_from_a_folder_into_a_gallery_once(tmp_path, sample, run) -> N
     picture = next(p for p in sorted(sample.rglob("*")) if p.suffix in {".jpg", ".webp", ".png"})
     shutil.copy(picture, photos / picture.name)
     shutil.copy(picture, photos / f"copy-{picture.name}")
-    (photos / "later.heic").write_bytes(b"x")
+    (photos / "raw.dng").write_bytes(b"x")
     words = [photos, "--out", tmp_path / "out", "--into", tmp_path / "g", "--json"]
     code, out, err = run(*words)
     assert code == 0, err
     rows = [json.loads(line) for line in out.splitlines()]
     assert sum(row["faces"] for row in rows) % 2 == 0
-    assert "passed over 1 file *.heic" in err
+    assert "passed over 1 file *.dng" in err
     code, _, err = run(*words, "--update")
     assert code == 0
     assert "0 people are new" in err and "0 faces added" in err

@@ -112,12 +112,12 @@ def test_a_folder_becomes_people(tmp_path) -> None:
     photos, output = tmp_path / "photos", tmp_path / "out"
     write_pictures(photos, range(PEOPLE), range(4))
     (photos / "broken.jpg").write_bytes(b"no picture")
-    (photos / "later.HEIC").write_bytes(b"another format")
+    (photos / "raw.CR2").write_bytes(b"another format")
     assert cv2.imwrite(str(photos / "sky.png"), np.full((120, 100, 3), 255, np.uint8))
     seen = []
     result = run(photos, output, into="link", progress=lambda done, of: seen.append((done, of)))
     assert [p.name for p, _ in result.unreadable] == ["broken.jpg"]
-    assert result.passed == ((".heic", 1),)
+    assert result.passed == ((".cr2", 1),)
     assert seen[-1] == (PEOPLE * 4 + 2, PEOPLE * 4 + 2)
     document = json.loads((output / "people.json").read_text())
     found = [{f["face"].split()[0] for f in p["faces"]} for p in document["people"]]

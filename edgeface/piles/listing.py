@@ -28,10 +28,8 @@ PASSED = frozenset(
         "thumbnails",
     }
 )
-# Pictures that OpenCV does not read everywhere: said aloud rather than passed over in silence.
-OTHER = frozenset(
-    {".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
-)
+# Pictures that `images.read` knows nothing of: said aloud rather than passed over in silence.
+OTHER = frozenset({".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"})
 
 
 @dataclass(frozen=True, slots=True)

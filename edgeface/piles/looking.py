@@ -40,7 +40,8 @@ class Looker:
         """Look at those of `files` that are new or have changed, and return the ones that cannot
         be read, with the reason. A copy of a picture, or one that was moved, is not looked at."""
         known = {p.path: p for p in self.store.pictures()}
-        equal = {p.digest: (p.id, p.path) for p in known.values() if p.same_as is None}
+        whole = [p for p in known.values() if p.same_as is None and not p.problem]
+        equal = {p.digest: (p.id, p.path) for p in whole}
         unreadable = []
         for done, file in enumerate(files):
             progress(done, len(files))
@@ -48,6 +49,8 @@ class Looker:
                 self._picture(file, known.get(file), equal)
             except OSError as error:
                 unreadable.append((file, f"it cannot be read: {error.strerror}"))
+            except ImageError as error:
+                unreadable.append((file, str(error)))
             self.store.commit_now_and_then()
         progress(len(files), len(files))
         there = set(files)
@@ -78,12 +81,16 @@ class Looker:
     ) -> None:
         facts = file.stat()
         size, changed = facts.st_size, facts.st_mtime_ns
-        if before is not None and (before.size, before.changed) == (size, changed):
+        # What could not be read is tried again: a decoder may have been installed since.
+        known = before if before is not None and not before.problem else None
+        if known is not None and (known.size, known.changed) == (size, changed):
             return
+        if size > images.MAX_BYTES:
+            images.read(file)  # says what is wrong with it
         data = file.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
-        if before is not None and before.digest == digest:
-            self.store.touch(before.id, size, changed)
+        if known is not None and known.digest == digest:
+            self.store.touch(known.id, size, changed)
             return
         if before is not None and equal.get(before.digest, (0, file))[1] == file:
             equal.pop(before.digest, None)
@@ -100,7 +107,8 @@ class Looker:
         except ImageError as error:
             faces, problem = [], str(error)
         added = self.store.add(file, size, changed, digest, faces, problem=problem)
-        equal[digest] = added, file
+        if not problem:
+            equal[digest] = added, file
 
     def _faces(self, image: Image) -> list[Seen]:
         faces = [f for f in self.detector(image) if f.score >= CONFIDENT]

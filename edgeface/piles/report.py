@@ -74,7 +74,7 @@ def write_json(path: Path, rows: Sequence[Row]) -> None:
             name = group[0].label or None
             faces = [_face(r) for r in group]
             found["people"].append({"person": person, "name": name, "faces": faces})
-    write_private(path, json.dumps(found, indent=1) + "\n")
+    _write(path, json.dumps(found, indent=1) + "\n")
 
 
 def _face(row: Row) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     for r in rows:
         line = [r.name, str(r.file), r.person, f"{r.certainty:.4f}", int(r.exemplar), r.number]
         table.writerow([*map(_cell, line), _cell(r.label), r.unfit])
-    write_private(path, text.getvalue())
+    _write(path, text.getvalue())
 
 
 def _cell(value: object) -> object:
@@ -132,7 +132,7 @@ def write_html(
             face["link"] = _link(face.pop("file"), path.parent)
     for face in data["unfit"]["faces"]:
         face["link"] = _link(face.pop("file"), path.parent)
-    write_private(path, page(data | {"crops": pictures}))
+    _write(path, page(data | {"crops": pictures}))
 
 
 def page(data: dict[str, Any], *, nonce: str = "") -> str:
@@ -222,7 +222,7 @@ def _plane(embeddings: Array, exemplars: list[int]) -> NDArray[np.float64]:
     return np.asarray(20 + (plane - low) / np.maximum(high - low, 1e-9) * [960, 460])
 
 
-def write_private(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all, readable by its owner alone: faces are biometric data."""
     with replacing(path) as file:
         file.write(text.encode("utf-8"))
