@@ -14,7 +14,7 @@ import numpy as np
 
 import edgeface as ef
 from bench.pipeline_clips import Clip
-from edgeface import draw, follow, images, track
+from edgeface import describe, draw, follow, images, track
 
 
 class Stopwatch:
@@ -53,17 +53,17 @@ def watched(app: ef.Identifier, watch: Stopwatch) -> Iterator[None]:
     """Count the stages of a running identifier. What is left of a step is `follow`."""
     tracker = track.Tracker
     places: list[tuple[Any, str, str]] = [
-        (app, "_detector", "detect"),
-        (app, "_embedder", "embed"),
-        (follow, "align", "align"),
-        (follow, "rate", "quality"),
+        (app.describer, "detector", "detect"),
+        (app.describer, "embedder", "embed"),
+        (describe, "align", "align"),
+        (describe, "rate", "quality"),
         (follow, "decide_together", "decide"),
         (tracker, "update", "track"),
         (app.gallery, "search", "gallery"),
     ]
     kept = [(place, name, getattr(place, name)) for place, name, _ in places]
     for (place, name, old), (_, _, stage) in zip(kept, places, strict=True):
-        if name == "_embedder":
+        if name in {"detector", "embedder"}:
             counted: Any = _Counted(old, watch.around(stage, old))
         else:
             counted = watch.around(stage, old)
@@ -77,7 +77,7 @@ def watched(app: ef.Identifier, watch: Stopwatch) -> Iterator[None]:
 
 
 class _Counted:
-    """An embedder whose calls are counted; all else is the embedder's."""
+    """A network whose calls are counted; all else is the network's."""
 
     def __init__(self, embedder: Any, call: Callable[..., Any]) -> None:
         self._embedder, self._call = embedder, call

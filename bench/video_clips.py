@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 
 from edgeface import video
-from edgeface.aggregate import Aggregator, Policy, State
+from edgeface.aggregate import Aggregator, State
 from edgeface.calibrate import Calibration
-from edgeface.decide import Rules
+from edgeface.describe import Describer
 from edgeface.detect import Detector
 from edgeface.embed import Embedder
 from edgeface.follow import Follower
 from edgeface.gallery import Gallery
-from edgeface.identify import tracking_for
+from edgeface.settings import Settings
 from edgeface.thresholds import Thresholds
 from edgeface.types import Array, Image, Sighting, Threshold
 
@@ -239,13 +239,10 @@ def following(
 ) -> Follower:
     """A follower as `edgeface identify` makes one, over another aggregator."""
     return Follower(
-        detector,
-        embedder,
+        Describer(detector, embedder),
         gallery,
+        Settings(),
         thresholds=lambda: Thresholds(threshold, threshold),
-        rules=Rules(),
-        policy=Policy(),
-        tracking=tracking_for(detector, embedder),
         aggregator=aggregator,
     )
 

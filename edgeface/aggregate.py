@@ -200,18 +200,13 @@ class Aggregator:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """When a track's face is worth an embedding, which is where the time goes.
+    """When a track's face is worth an embedding, which is where the time goes."""
 
-    `fresh`: faces gathered frame by frame at first, then one every `refresh` seconds. Faces below
-    `min_quality` say too little. A face less similar than `foreign` to what was gathered,
-    `foreign_run` times in a row, is somebody else's: the track has changed hands.
-    """
-
-    fresh: int = 8
-    refresh: float = 0.4
-    min_quality: float = 0.05
-    foreign: float = 0.15
-    foreign_run: int = 2
+    fresh: int = 8  # faces gathered frame by frame at first; more: slower and surer of new people
+    refresh: float = 0.4  # seconds from then on between faces; more: faster, later corrections
+    min_quality: float = 0.05  # [0, 1] from which a face is embedded; more: fewer doubtful faces
+    foreign: float = 0.15  # cosine to the track below which a face is another's; more: parts sooner
+    foreign_run: int = 2  # such faces in a row until a track changed hands; more: parts later
 
 
 class Evidence:
@@ -230,10 +225,6 @@ class Evidence:
             or self._state.count < self._policy.fresh
             or time - self._last >= self._policy.refresh
         )
-
-    def accepts(self, quality: float) -> bool:
-        """Whether a face of this quality says enough to be embedded."""
-        return quality >= self._policy.min_quality
 
     def add(self, embedding: Array, quality: float, time: float) -> bool:
         """Take one face; False, and nothing taken, while it looks like somebody else's."""

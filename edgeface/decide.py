@@ -23,15 +23,13 @@ NONE = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`margin`: least lead in cosine over the second person; `confirm`: agreeing decisions until a
-    name appears; `release`: disagreeing ones until it goes; `hold`: by how much the cosine of a
-    person already shown may fall below the threshold. `hold` names nobody: who is shown has passed
-    the threshold itself `confirm` times."""
+    """What it takes to get a name and to lose it. `hold` names nobody: who is shown has passed the
+    threshold itself `confirm` times."""
 
-    margin: float = 0.03
-    confirm: int = 2
-    release: int = 4
-    hold: float = 0.03
+    margin: float = 0.03  # cosine, least lead over the second person; more: more are `uncertain`
+    confirm: int = 2  # agreeing decisions until a name appears; more: later and surer
+    release: int = 4  # disagreeing decisions until it goes; more: steadier, and wrong for longer
+    hold: float = 0.03  # cosine below the threshold at which a name stays; more: steadier
 
 
 def _limit(

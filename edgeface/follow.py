@@ -5,28 +5,26 @@ The order of the stages for a frame is here, that for single pictures in `identi
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 
 import numpy as np
 
 from edgeface import images
-from edgeface.aggregate import Aggregator, Evidence, Learned, Policy
-from edgeface.alignment import align
-from edgeface.decide import Confirmation, Rules, decide_together
+from edgeface.aggregate import Aggregator, Evidence, Learned
+from edgeface.answers import ask_bank, complete
+from edgeface.decide import Confirmation, decide_together
+from edgeface.describe import Describer
 from edgeface.errors import ArgumentError
 from edgeface.gallery import Gallery, Growth
-from edgeface.models import ModelCard
-from edgeface.quality import rate
+from edgeface.settings import Settings
 from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import Thresholds
 from edgeface.trace import Look, Trace
-from edgeface.track import SceneCut, State, Track, Tracker, TrackerOptions
+from edgeface.track import SceneCut, State, Track, Tracker
 from edgeface.types import (
     Array,
     Decision,
@@ -42,34 +40,6 @@ from edgeface.types import (
 
 # Least quality at which looks may join a face to a lost track: poor faces resemble one another.
 RECOGNISABLE = 0.2
-
-
-class FaceDetector(Protocol):
-    """What the composition needs of a detector."""
-
-    def __call__(self, image: Image) -> list[Face]:
-        """The faces of a frame, quickly."""
-        ...
-
-    def search(self, image: Image) -> list[Face]:
-        """The faces of a single picture, thoroughly, each measured as `refine` does."""
-        ...
-
-    def refine(self, image: Image, face: Face) -> Face:
-        """One face of an image with better landmarks, score and pose."""
-        ...
-
-
-class FaceEmbedder(Protocol):
-    """What the composition needs of an embedder."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def card(self) -> ModelCard: ...
-
-    def __call__(self, crops: Image) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,43 +65,7 @@ class _Dossier:
     announced: bool = False
     named: str | None = None
     last: _Moment | None = None  # it was seen at
-
-
-def ask_bank(bank: SubmodelBank | None, embedding: Array) -> Decision | None:
-    """What a submodel bank says of one embedding (d,). Its classes get negative person ids, so that
-    they are never taken for people of the gallery."""
-    if bank is None:
-        return None
-    (answer,) = bank.identify(embedding[None])
-    if answer.person_id is None:
-        return answer
-    return replace(answer, person_id=-1 - answer.person_id)
-
-
-def complete(decisions: Sequence[Decision], elsewhere: Sequence[Decision | None]) -> list[Decision]:
-    """The gallery's decisions of one frame, and the bank's where the gallery knows nobody but
-    perhaps a numbered stranger: the most similar first, no class twice in the frame. Where both
-    refuse a face, the one that came nearer to its threshold is told."""
-    result, taken = [_nearer(*pair) for pair in zip(decisions, elsewhere, strict=True)], set()
-    order = sorted(
-        (i for i, d in enumerate(elsewhere) if d is not None and d.person_id is not None),
-        key=lambda i: -elsewhere[i].similarity,  # type: ignore[union-attr]
-    )
-    for i in order:
-        answer = elsewhere[i]
-        if answer is None or result[i].status is Status.MATCH or answer.person_id in taken:
-            continue
-        taken.add(answer.person_id)
-        result[i] = answer
-    return result
-
-
-def _nearer(decision: Decision, answer: Decision | None) -> Decision:
-    """Of two refusals of one face the one with the smaller distance to its threshold."""
-    if answer is None or {decision.status, answer.status} != {Status.UNKNOWN}:
-        return decision
-    lack = [d.threshold.value - d.similarity for d in (decision, answer)]
-    return answer if math.isnan(lack[0]) or lack[1] < lack[0] else decision
+    stamp: object = None  # the state of the gallery that the matches are of
 
 
 class Follower:
@@ -140,33 +74,34 @@ class Follower:
     `thresholds` is asked at every frame, so that people who are enrolled and thresholds that are
     calibrated meanwhile count at once; tracks go on, and their ids never return.
 
-    With `growth`, the gallery learns: strangers become numbered people, known people gain samples
-    under the rules of `Growth`. `aggregator` makes one template of a track's faces.
+    With `settings.growth` the gallery learns: strangers become numbered people, known people gain
+    samples under the rules of `Growth`. `aggregator` makes one template of a track's faces.
+    Describer, gallery and bank may be shared by several followers.
     """
 
     def __init__(
         self,
-        detector: FaceDetector,
-        embedder: FaceEmbedder,
+        describer: Describer,
         gallery: Gallery,
+        settings: Settings,
         *,
         thresholds: Callable[[], Thresholds],
-        rules: Rules,
-        policy: Policy,
-        tracking: TrackerOptions,
-        growth: Growth | None = None,
         bank: SubmodelBank | None = None,
         aggregator: Aggregator | None = None,
         first_track: int = 1,
     ) -> None:
-        self._detect, self._embedder, self._gallery = detector, embedder, gallery
-        self._thresholds, self._rules, self._policy = thresholds, rules, policy
+        self._describer, self._gallery, self._settings = describer, gallery, settings
+        self._thresholds, self._bank = thresholds, bank
+        embedder = describer.embedder
         self.aggregator = aggregator or Aggregator(embedder.size, Learned.beside(embedder.card))
-        self._tracker = Tracker(tracking, first_id=first_track)
+        self._tracker = Tracker(settings.tracking or describer.tracking, first_id=first_track)
         self._cut = SceneCut()
-        self._growth, self._bank = growth, bank
+        self._growth: Growth | None = None
+        if settings.growth is not None:
+            self._growth = Growth(
+                gallery, settings.growth, linking=lambda _: thresholds().stranger.value
+            )
         self._dossiers: dict[int, _Dossier] = {}
-        self._stamp: object = None  # the state of the gallery that the matches are of
         self._time, self._told = float("-inf"), 0
         self.run = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
         self.sightings: list[Sighting] = []
@@ -198,10 +133,10 @@ class Follower:
         self._time = frame.time
         if self._cut(image):
             self._tracker.cut()
-        faces = self._detect(image)
-        tracks = self._tracker.update(faces, frame.time, lambda f: self._looks(image, f))
-        seen, fresh = self._gather(image, tracks, frame.time)
         limits = self._thresholds()
+        faces = self._describer.detector(image)
+        tracks = self._tracker.update(faces, frame.time, lambda f: self._looks(image, f))
+        seen, fresh = self._gather(image, tracks, frame.time, limits)
         self._judge(seen, fresh, limits)
         self._learn(seen, fresh, frame.time, limits)
         height, width = image.shape[:2]
@@ -219,51 +154,55 @@ class Follower:
         return self._farewells(self._tracker.update([], float("inf")))
 
     def _gather(
-        self, image: Image, tracks: list[Track], time: float
+        self, image: Image, tracks: list[Track], time: float, limits: Thresholds
     ) -> tuple[list[Track], set[int]]:
         """Embed the faces worth it; returns the tracks seen now, under new ids where one changed
         hands, and the ids that have new evidence."""
         seen = [t for t in tracks if t.last_seen == time]
         due = [t for t in seen if not t.weak and self._dossier(t.id).evidence.due(time)]
-        faces = [self._detect.refine(image, t.face) for t in due]
-        crops = align(image, faces)
-        rated = [rate(f, c, image.shape[:2]) for f, c in zip(faces, crops, strict=True)]
-        keep = [i for i, q in enumerate(rated) if self._dossier(due[i].id).evidence.accepts(q)]
+        described = self._describer.follow(
+            image, [t.face for t in due], least=self._settings.policy.min_quality
+        )
         fresh = set()
-        for i, row in zip(keep, self._embedder(crops[keep]), strict=True):
-            track, dossier = due[i], self._dossier(due[i].id)
-            added = dossier.evidence.add(row, rated[i], time)
+        for found, face in zip(due, described, strict=True):
+            if face.embedding is None:
+                continue
+            track, dossier = found, self._dossier(found.id)
+            added = dossier.evidence.add(face.embedding, face.quality, time)
             if dossier.evidence.changed_hands:
                 track = replace(track, id=self._tracker.split(track.id), first_seen=time)
-                seen = [track if t.id == due[i].id else t for t in seen]
+                seen = [track if t.id == found.id else t for t in seen]
                 dossier = self._dossier(track.id)
-                added = dossier.evidence.add(row, rated[i], time)
+                added = dossier.evidence.add(face.embedding, face.quality, time)
             if added:
-                template = dossier.evidence.template()
+                template = dossier.evidence.template().embedding
                 if self.trace is not None:
-                    self.trace.note(track.id, Look(time, row, rated[i], template.embedding))
-                if rated[i] >= RECOGNISABLE:
-                    self._tracker.remember(track.id, template.embedding)
-                dossier.matches = self._gallery.search(template.embedding)
-                dossier.elsewhere = ask_bank(self._bank, template.embedding)
+                    self.trace.note(track.id, Look(time, face.embedding, face.quality, template))
+                if face.quality >= RECOGNISABLE:
+                    self._tracker.remember(track.id, template)
+                self._search(dossier, limits)
+                dossier.elsewhere = ask_bank(self._bank, template)
                 fresh.add(track.id)
         return seen, fresh
+
+    def _search(self, dossier: _Dossier, limits: Thresholds) -> None:
+        dossier.matches = self._gallery.search(dossier.evidence.template().embedding)
+        dossier.stamp = limits.stamp
 
     def _judge(self, seen: list[Track], fresh: set[int], limits: Thresholds) -> None:
         """Decide for all faces of the frame together; only new evidence confirms a name."""
         known = [(t, d) for t in seen if (d := self._dossier(t.id)).evidence.template().weight > 0]
-        if limits.stamp != self._stamp:  # people came, went or got other names
-            self._stamp = limits.stamp
-            for _, dossier in known:
-                dossier.matches = self._gallery.search(dossier.evidence.template().embedding)
+        for _, dossier in known:
+            if dossier.stamp != limits.stamp:  # people came, went or got other names
+                self._search(dossier, limits)
         rows = [d.matches for _, d in known]
         raw = decide_together(
             rows,
             limits.known,
             stranger=limits.stranger,
-            margin=self._rules.margin,
+            margin=self._settings.rules.margin,
             shown=[d.decision.person_id for _, d in known],
-            hold=self._rules.hold,
+            hold=self._settings.rules.hold,
         )
         raw = complete(raw, [d.elsewhere for _, d in known])
         for (track, dossier), decision in zip(known, raw, strict=True):
@@ -295,8 +234,8 @@ class Follower:
         if track not in self._dossiers:
             nothing, limit = float("nan"), self._thresholds().known
             self._dossiers[track] = _Dossier(
-                Evidence(self.aggregator, self._policy),
-                Confirmation(self._rules),
+                Evidence(self.aggregator, self._settings.policy),
+                Confirmation(self._settings.rules),
                 Decision(Status.LOW_QUALITY, None, None, nothing, nothing, limit),
                 [],
             )
@@ -341,10 +280,6 @@ class Follower:
 
     def _looks(self, image: Image, faces: Sequence[Face]) -> Array:
         """Embeddings by which lost tracks may be found again; zeros, like nobody, if poor."""
-        faces = [self._detect.refine(image, f) for f in faces]
-        crops = align(image, faces)
-        rated = [rate(f, c, image.shape[:2]) for f, c in zip(faces, crops, strict=True)]
-        rows = np.zeros((len(faces), self._embedder.size), np.float32)
-        good = [i for i, quality in enumerate(rated) if quality >= RECOGNISABLE]
-        rows[good] = self._embedder(crops[good])
-        return rows
+        nobody = np.zeros(self._describer.embedder.size, np.float32)
+        described = self._describer.follow(image, faces, least=RECOGNISABLE)
+        return np.stack([nobody if f.embedding is None else f.embedding for f in described])

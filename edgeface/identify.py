@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,30 +12,26 @@ from typing import Literal, Self
 import numpy as np
 
 from edgeface import images, video
-from edgeface.aggregate import Policy
-from edgeface.alignment import align
+from edgeface.answers import ask_bank, complete
 from edgeface.calibrate import Calibration, calibrate
 from edgeface.cohort import Progress
-from edgeface.decide import Rules, decide_together
+from edgeface.decide import decide_together
+from edgeface.describe import Describer
 from edgeface.detect import MAX_SIDE, SURE, Detector
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.errors import ArgumentError, ImageError, SourceError
-from edgeface.follow import FaceDetector, FaceEmbedder, Follower, ask_bank, complete
-from edgeface.gallery import Gallery, Growth, Kind, Person
+from edgeface.follow import Follower
+from edgeface.gallery import Gallery, GrowthRules, Kind, Person
 from edgeface.plot import Curve
-from edgeface.quality import rate
 from edgeface.runtime import Runtime
+from edgeface.settings import Settings
 from edgeface.sinks import Sink, Sinks
 from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider
 from edgeface.trace import Trace
-from edgeface.track import TrackerOptions
-from edgeface.types import Event, Face, Frame, Image, Sighting, Threshold
+from edgeface.types import Event, Face, Frame, Sighting, Threshold
 
 FacePolicy = Literal["require_one", "largest", "skip"]
-# Detector score from which a face counts; what lies between the card's threshold and this only
-# keeps tracks alive. Precision equals recall here (`detect.dev.break_even` of `bench detect`).
-CONFIDENT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,37 +53,39 @@ class Verification:
     same: bool
 
 
-def tracking_for(detector: Detector, embedder: FaceEmbedder) -> TrackerOptions:
-    """How faces of a detector are tracked, told apart by an embedder."""
-    return TrackerOptions(
-        high=max(CONFIDENT, detector.score_threshold),
-        low=detector.score_threshold,
-        rejoin=embedder.card.threshold.value,
-    )
-
-
 class Identifier:
-    """Says who is in front of a camera. One object per source; not thread-safe."""
+    """Says who is in front of a camera: a describer, a gallery and settings. One object per source,
+    not for two threads at once; several may share a describer and a gallery, each in a thread of
+    its own."""
 
     def __init__(
         self,
-        detector: FaceDetector,
-        embedder: FaceEmbedder,
+        describer: Describer,
         gallery: Gallery,
+        settings: Settings | None = None,
         *,
         threshold: Threshold | None = None,
-        rules: Rules | None = None,
-        policy: Policy | None = None,
-        tracking: TrackerOptions | None = None,
-        learn: bool = False,
         bank: SubmodelBank | None = None,
     ) -> None:
-        self.gallery = gallery
-        self._thresholds = ThresholdProvider(gallery, embedder.card, threshold)
-        self._detector, self._embedder = detector, embedder
-        self._rules, self._policy = rules or Rules(), policy or Policy()
-        self._tracking = tracking or TrackerOptions()
-        self._learn = learn
+        """Put one together; `open` does it from files.
+
+        Args:
+            describer: finds and embeds faces.
+            gallery: of people embedded by the describer's embedder.
+            settings: how people are followed and named.
+            threshold: least cosine of a match, in place of the gallery's and the model's.
+            bank: is asked about faces the gallery does not know.
+
+        Raises:
+            ArgumentError: the threshold is no cosine.
+        """
+        if threshold is not None and not -1.0 <= threshold.value <= 1.0:
+            raise ArgumentError(
+                f"the threshold is {threshold.value}: it is a cosine, from -1 to 1, such as 0.4"
+            )
+        self.describer, self.gallery = describer, gallery
+        self.settings = settings or Settings()
+        self._thresholds = ThresholdProvider(gallery, describer.embedder.card, threshold)
         self._bank = None
         if bank is not None:
             self._bank = bank.with_threshold(self._thresholds.of_bank(bank))
@@ -106,6 +105,7 @@ class Identifier:
         threshold: float | None = None,
         learn: bool = False,
         submodels: str | Path | None = None,
+        settings: Settings | None = None,
     ) -> Self:
         """A ready identifier over a gallery file, which is created when missing.
 
@@ -119,7 +119,9 @@ class Identifier:
             max_side: px to which larger pictures and frames are scaled down before detection; twice
                 as much finds faces half as large and takes four times as long.
             threshold: least cosine of a match, in the gallery and in the submodel bank.
-            learn: let the gallery grow from video, see `gallery.Growth`.
+            learn: let the gallery grow from video by the rules of `gallery.GrowthRules`; other
+                rules are given in the settings.
+            settings: how people are followed and named.
             submodels: a `SubmodelBank` file that is asked about faces the gallery does not know. A
                 bank without a calibrated threshold is given the card's for its number of classes.
 
@@ -134,16 +136,14 @@ class Identifier:
             bank = SubmodelBank.load(submodels, embedder=embed.card.digest)
         store = Gallery.open(gallery, model=embed.card.digest, size=embed.size)
         fixed = None if threshold is None else Threshold(threshold, "user")
-        find = Detector.load(detector, runtime=runtime, threads=threads, max_side=max_side)
-        return cls(
-            find,
-            embed,
-            store,
-            threshold=fixed,
-            tracking=tracking_for(find, embed),
-            learn=learn,
-            bank=bank,
-        )
+        try:
+            find = Detector.load(detector, runtime=runtime, threads=threads, max_side=max_side)
+            growth = GrowthRules() if learn else None
+            settings = replace(settings or Settings(), growth=growth) if learn else settings
+            return cls(Describer(find, embed), store, settings, threshold=fixed, bank=bank)
+        except BaseException:
+            store.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -171,10 +171,7 @@ class Identifier:
     def faces(self, picture: images.Source) -> list[Face]:
         """Every face of a picture with quality, pose and embedding, largest first; what is no face
         on a closer look is left out."""
-        image = images.read(picture)
-        found = [f for f in self._detector.search(image) if f.score >= self._tracking.high]
-        faces = self._described(image, found)
-        return sorted(faces, key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
+        return self.describer(images.read(picture))
 
     def identify(self, picture: images.Source) -> list[Sighting]:
         """Who is in a picture: one sighting per face, largest first, nobody named twice."""
@@ -182,7 +179,7 @@ class Identifier:
         matches = [self.gallery.search(f.embedding) for f in faces if f.embedding is not None]
         limits = self._thresholds()
         decisions = decide_together(
-            matches, limits.known, stranger=limits.stranger, margin=self._rules.margin
+            matches, limits.known, stranger=limits.stranger, margin=self.settings.rules.margin
         )
         rows = [f.embedding for f in faces if f.embedding is not None]
         decisions = complete(decisions, [ask_bank(self._bank, row) for row in rows])
@@ -214,6 +211,7 @@ class Identifier:
                 or none is left under `skip`.
             GalleryError: the name is not acceptable.
         """
+        _several(pictures)
         taken: list[Face] = []
         sources: list[str] = []
         skipped: list[tuple[str, str]] = []
@@ -259,6 +257,7 @@ class Identifier:
                 small as `fpir`.
             ImageError: a picture is unreadable or shows no face.
         """
+        _several(cohort)
         if cohort is None:
             result = self._thresholds.modelled(fpir, progress)
         else:
@@ -300,21 +299,14 @@ class Identifier:
     def _following(self) -> Follower:
         if self._follower is None:
             self._follower = Follower(
-                self._detector,
-                self._embedder,
+                self.describer,
                 self.gallery,
+                self.settings,
                 thresholds=self._thresholds,
-                rules=self._rules,
-                policy=self._policy,
-                tracking=self._tracking,
-                growth=Growth(self.gallery, linking=self._link) if self._learn else None,
                 bank=self._bank,
                 first_track=self._next_track,
             )
         return self._follower
-
-    def _link(self, strangers: int) -> float:
-        return self._thresholds().stranger.value
 
     @property
     def sightings(self) -> list[Sighting]:
@@ -352,7 +344,7 @@ class Identifier:
             source: see `video.frames`.
             name: what events call the camera; default the source, without its password.
             every: process each n-th frame only.
-            live: how live sources are watched.
+            live: how live sources are watched, in place of the settings.
             on_frame: called after each processed frame with the frame and its sightings.
             trace: gathers what every track was made of, see `explain`.
             sinks: get every event before it is yielded, and every processed frame. What a sink
@@ -365,7 +357,9 @@ class Identifier:
         self.reset()
         follower = self._following()
         follower.trace = trace
-        frames = video.frames(source, name=name, live=live, should_stop=should_stop)
+        frames = video.frames(
+            source, name=name, live=live or self.settings.live, should_stop=should_stop
+        )
         return _watch(follower, frames, every, on_frame, Sinks(sinks))
 
     def explain(self, trace: Trace) -> list[Curve]:
@@ -373,13 +367,6 @@ class Identifier:
         `edgeface.plot.plot` draws it."""
         aggregator = self._following().aggregator
         return trace.curves(self.gallery, aggregator, self.threshold.value)
-
-    def _described(self, image: Image, faces: Sequence[Face]) -> list[Face]:
-        crops = align(image, faces)
-        return [
-            replace(f, quality=rate(f, c, image.shape[:2]), embedding=row)
-            for f, c, row in zip(faces, crops, self._embedder(crops), strict=True)
-        ]
 
 
 def _watch(
@@ -410,6 +397,14 @@ def _watch(
     yield from farewells
     if failure is not None:
         raise failure
+
+
+def _several(pictures: object) -> None:
+    """Refuse one picture where several are wanted: the letters of a name are no paths."""
+    if isinstance(pictures, str | bytes | os.PathLike | np.ndarray):
+        raise ArgumentError(
+            f"pictures is one {type(pictures).__name__}: give a list, such as [picture]"
+        )
 
 
 def _label(picture: images.Source, index: int | None) -> str:

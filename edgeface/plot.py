@@ -12,6 +12,7 @@ from edgeface.opencv import cv2
 from edgeface.types import Array, Image
 
 WIDTH, HEIGHT = 960, 240  # of the panel of one track
+PANELS, STRIP = 40, 40  # most panels; height of the strip that counts the other tracks
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 34, 30  # margins
 LOWEST, HIGHEST = -0.2, 1.0  # of the similarity axis
 BLACK, GREY, LIGHT = (40, 40, 40), (150, 150, 150), (225, 225, 225)
@@ -29,15 +30,29 @@ class Curve:
     shares: Array
     fused: Array
     threshold: float
+    named: bool = False  # whether the track ended with a name
 
 
-def plot(curves: Sequence[Curve]) -> Image:
-    """Panels (240 n, 960, 3) uint8 BGR, one under the other; an empty one for no curves."""
+def plot(curves: Sequence[Curve], *, left_out: int = 0) -> Image:
+    """Panels (240 n, 960, 3) uint8 BGR, one under the other, of at most `PANELS` tracks: those with
+    a name first, then the longest, in the order given. A strip of 40 px at the end counts the
+    others and `left_out`, which are not among the curves. An empty panel for no curves."""
     if not curves:
         empty = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
         _text(empty, "no track had a face good enough to go by", (LEFT, HEIGHT // 2), BLACK)
         return empty
-    return np.concatenate([_panel(curve) for curve in curves])
+    weighed = sorted(range(len(curves)), key=lambda i: (not curves[i].named, -_seconds(curves[i])))
+    shown = [_panel(curves[i]) for i in sorted(weighed[:PANELS])]
+    others = left_out + len(curves) - len(shown)
+    if others:
+        strip = np.full((STRIP, WIDTH, 3), 255, np.uint8)
+        _text(strip, f"and {others} more tracks, shorter or without a name", (LEFT, 24), BLACK)
+        shown.append(strip)
+    return np.concatenate(shown)
+
+
+def _seconds(curve: Curve) -> float:
+    return float(curve.times[-1] - curve.times[0])
 
 
 def _panel(curve: Curve) -> Image:

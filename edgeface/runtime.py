@@ -15,6 +15,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, get_args
@@ -181,6 +182,7 @@ class OpenVinoSession:
             raise ModelError(f"{path} is not a model OpenVINO can load: {error}") from error
         self._path = path
         self._request = model.create_infer_request()
+        self._lock = threading.Lock()  # a request takes one inference at a time
         # One tensor may carry several names (an output and the node it aliases): answer to each.
         self._names = [(i, name) for i, o in enumerate(model.outputs) for name in o.names]
         self.outputs = {name for _, name in self._names}
@@ -193,10 +195,11 @@ class OpenVinoSession:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run once; see `Session`."""
         try:
-            results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+            with self._lock:
+                results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+                return {name: results[i] for i, name in self._names}
         except Exception as error:  # as above
             raise ModelError(_failed(self._path, inputs, error)) from error
-        return {name: results[i] for i, name in self._names}
 
 
 def _failed(path: Path, inputs: Mapping[str, NDArray[Any]], error: Exception) -> str:

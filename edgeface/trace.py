@@ -11,6 +11,8 @@ from edgeface.gallery import Gallery
 from edgeface.plot import Curve
 from edgeface.types import Array
 
+LOOKS, TRACKS = 500, 200  # with 128 numbers a face at most 110 MB
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
@@ -23,14 +25,26 @@ class Look:
 
 
 class Trace:
-    """The faces of every track of a source, in the order they came."""
+    """The faces of the tracks of a source, in the order they came.
+
+    What it keeps is bounded, so that a camera can be watched for weeks: of a track with more than
+    `LOOKS` faces every second one, and of more than `TRACKS` tracks those with the most faces.
+    """
 
     def __init__(self) -> None:
         self._looks: dict[int, list[Look]] = {}
+        self.left_out = 0  # tracks
 
     def note(self, track: int, look: Look) -> None:
         """Keep one face of a track."""
-        self._looks.setdefault(track, []).append(look)
+        looks = self._looks.setdefault(track, [])
+        looks.append(look)
+        if len(looks) > LOOKS:
+            del looks[1:-1:2]
+        if len(self._looks) > TRACKS:
+            others = (t for t in self._looks if t != track)
+            del self._looks[min(others, key=lambda t: len(self._looks[t]))]
+            self.left_out += 1
 
     def curves(self, gallery: Gallery, aggregator: Aggregator, threshold: float) -> list[Curve]:
         """Every track against the person whom its last template resembles most."""
@@ -53,6 +67,7 @@ class Trace:
                     aggregator.shares(rows, qualities),
                     (templates @ samples.T).max(axis=1),
                     threshold,
+                    last >= threshold,
                 )
             )
         return found

@@ -34,16 +34,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrackerOptions:
-    """`high`/`low`: detector scores of the two stages; `overlap`: least buffered IoU; `confirm`:
-    sightings until confirmed; `patience`: seconds a lost track is kept; `rejoin`: least cosine at
-    which a new face continues a lost track."""
+    """How the faces of successive frames become tracks."""
 
-    high: float = 0.6
-    low: float = 0.3
-    overlap: float = 0.15
-    confirm: int = 3
-    patience: float = 2.0
-    rejoin: float = 0.45
+    high: float = 0.6  # detector score that may start a track; more: fewer tracks of no faces
+    low: float = 0.3  # detector score that keeps one alive; more: tracks break sooner
+    overlap: float = 0.15  # least buffered IoU with where a face was expected; more: breaks sooner
+    confirm: int = 3  # sightings until a track is told of; more: later, fewer of no faces
+    patience: float = 2.0  # seconds a track is kept unseen; more: fewer ids, later `lost`
+    rejoin: float = 0.45  # least cosine at which a face continues a lost track; more: more new ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -43,7 +43,19 @@ LAYERS = {
         "movie",
         "plot",
     },
-    3: {"identify", "follow", "thresholds", "sinks", "trace", "doctor", "piles", "tidy"},
+    3: {
+        "identify",
+        "follow",
+        "describe",
+        "answers",
+        "settings",
+        "thresholds",
+        "sinks",
+        "trace",
+        "doctor",
+        "piles",
+        "tidy",
+    },
     4: {"cli"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -97,12 +97,12 @@ def test_nested_time_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_stage_takes_some_of_the_time() -> None:
-    from edgeface import follow
+    from edgeface import describe
 
     (clip,) = clips(Path("/nowhere"))
-    align = follow.align
+    align = describe.align
     spent = breakdown(clip, runtime="onnxruntime", threads=1, limit=6)
-    assert follow.align is align
+    assert describe.align is align
     stages = {"decode", "detect", "track", "align", "quality", "embed", "gallery", "decide"}
     assert set(spent) == stages | {"follow", "draw"}
     assert all(value > 0 for value in spent.values())

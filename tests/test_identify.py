@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -15,14 +16,16 @@ from conftest import face
 
 from edgeface.calibrate import calibrate
 from edgeface.cohort import Cohort
-from edgeface.errors import CalibrationError, GalleryError, ImageError
-from edgeface.gallery import Gallery
+from edgeface.describe import Describer, find
+from edgeface.errors import ArgumentError, CalibrationError, GalleryError, ImageError
+from edgeface.gallery import Gallery, GrowthRules
 from edgeface.identify import Identifier
 from edgeface.models import Impostors, ModelCard
+from edgeface.settings import Settings
 from edgeface.submodels import Rule, SubmodelBank
 from edgeface.trace import Trace
 from edgeface.track import TrackerOptions
-from edgeface.types import Event, Face, Frame, Status, Threshold
+from edgeface.types import Event, Face, Frame, Sighting, Status, Threshold
 
 RED, GREEN, BLUE = (30, 30, 220), (30, 200, 30), (220, 40, 30)
 TEXTURE = cv2.resize(
@@ -85,7 +88,9 @@ def app(tmp_path: Path, detector: Scripted, embedding_card: ModelCard) -> Iterat
     threshold = Threshold(0.8, "user")
     options = TrackerOptions(high=0.6, low=0.3, rejoin=0.8)
     embedder = Colours(embedding_card)
-    with Identifier(detector, embedder, gallery, threshold=threshold, tracking=options) as it:
+    settings = Settings(tracking=options)
+    describer = Describer(detector, embedder)
+    with Identifier(describer, gallery, settings, threshold=threshold) as it:
         yield it
 
 
@@ -287,12 +292,12 @@ def cohort(n: int) -> list[np.ndarray]:
 
 def test_thresholds_in_order_of_who_set_them(app, detector, embedding_card) -> None:
     assert app.threshold.origin == "user"
-    app = Identifier(detector, Colours(embedding_card), app.gallery)
+    app = Identifier(app.describer, app.gallery)
     assert app.threshold == embedding_card.threshold
     pairs = calibrate(np.random.default_rng(0).normal(0, 0.1, 5000), fpir=1e-3, size=1)
     about = Impostors(**{f.name: getattr(pairs, f.name) for f in fields(Impostors)})
     measured = replace(embedding_card, impostors=about)
-    app = Identifier(detector, Colours(measured), app.gallery)
+    app = Identifier(Describer(detector, Colours(measured)), app.gallery)
     alone = app.threshold
     assert alone.origin == "card:fpir=1e-3@N=1"
     for i, colour in enumerate((RED, GREEN, BLUE)):
@@ -331,7 +336,7 @@ def test_calibration_without_pictures_goes_by_a_model_of_strangers(
     app, detector, embedding_card
 ) -> None:
     strangers_model(embedding_card.path.with_suffix(".cohort.npz"), embedding_card.digest)
-    app = Identifier(detector, Colours(embedding_card), app.gallery)
+    app = Identifier(app.describer, app.gallery)
     with pytest.raises(CalibrationError, match="enrol somebody"):
         app.calibrate(fpir=1e-2)
     for i, colour in enumerate((RED, GREEN, BLUE)):
@@ -399,9 +404,7 @@ def test_a_class_of_the_bank_is_named_once_in_a_frame(app, show, tmp_path: Path)
 
 
 def reopened(app: Identifier, threshold: Threshold | None, given: SubmodelBank) -> Identifier:
-    return Identifier(
-        app._detector, app._embedder, app.gallery, threshold=threshold, bank=given
-    )  # fmt: skip
+    return Identifier(app.describer, app.gallery, threshold=threshold, bank=given)
 
 
 @pytest.mark.parametrize("stored", [None, -1.0])
@@ -474,3 +477,82 @@ def test_a_watch_can_be_explained_afterwards(app, detector, tmp_path: Path) -> N
 
 def test_the_similarity_that_joins_strangers_comes_from_the_calibration(app, detector) -> None:
     assert app.linking is None, "a threshold somebody gave holds for strangers too"
+
+
+def test_one_picture_is_no_list_of_pictures(app, detector) -> None:
+    for one in ("alice.jpg", b"...", Path("alice.jpg"), np.zeros((9, 9, 3), np.uint8)):
+        with pytest.raises(ArgumentError, match="give a list"):
+            app.enroll("Alice", one)
+        with pytest.raises(ArgumentError, match="give a list"):
+            app.calibrate(one, fpir=0.1)
+
+
+@pytest.mark.parametrize("value", [5.0, -1.5, float("nan"), float("inf")])
+def test_a_threshold_that_is_no_cosine_is_refused(app, tmp_path: Path, value: float) -> None:
+    with pytest.raises(ArgumentError, match="cosine"):
+        Identifier(app.describer, app.gallery, threshold=Threshold(value, "user"))
+    with pytest.raises(ArgumentError, match="cosine"):
+        Identifier.open(tmp_path / "g", threshold=value)
+
+
+def test_put_together_or_opened_it_tracks_the_same_way(tmp_path: Path) -> None:
+    with Identifier.open(tmp_path / "g") as opened:
+        made = Identifier(opened.describer, opened.gallery)
+        options = [one._following()._tracker.options for one in (opened, made)]
+        assert options[0] == options[1]
+        assert options[0].rejoin == opened.describer.embedder.card.threshold.value
+        assert made.settings == opened.settings == Settings()
+    with Identifier.open(tmp_path / "g", settings=Settings(growth=GrowthRules(most=3))) as opened:
+        assert opened._following()._growth._rules.most == 3
+
+
+def test_a_face_counts_from_the_same_score_everywhere(app, detector) -> None:
+    sure, weak = face(60, 60, 120, score=0.5), face(300, 60, 90, score=0.49)
+    detector.faces = [sure, weak]
+    image = painted((sure, RED), (weak, BLUE))
+    assert (
+        len(app.faces(image)) == len(app.identify(image)) == len(find(detector.search, image)) == 1
+    )
+
+
+def test_two_cameras_share_networks_and_gallery(tmp_path: Path, sample: Path) -> None:
+    """Each in a thread of its own; what both say is what each alone says."""
+    with Identifier.open(tmp_path / "g") as first:
+        first.enroll("Eileen", [sample / "eileen.jpg"])
+        second = Identifier(first.describer, first.gallery)
+        sink = Told()
+        doors = {"door": first, "garden": second}
+
+        def watch(name: str) -> None:
+            for _ in doors[name].watch(sample / "clip.mp4", name=name, every=4, sinks=[sink]):
+                pass
+
+        watch("door")
+        alone = sink.told["door"]
+        sink.told = {}
+        threads = [threading.Thread(target=watch, args=(name,)) for name in doors]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert alone[-1][2] in {"Eileen", None} and any(who == "Eileen" for *_, who in alone)
+        assert {name: [t[1:] for t in told] for name, told in sink.told.items()} == {
+            name: [t[1:] for t in alone] for name in doors
+        }
+
+
+class Told:
+    """A sink that several cameras share."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, list[tuple[int, str, str | None]]] = {}
+
+    def publish(self, event: Event) -> None:
+        row = (event.track, str(event.kind), event.decision.name)
+        self.told.setdefault(event.source, []).append(row)
+
+    def show(self, frame: Frame, sightings: list[Sighting]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

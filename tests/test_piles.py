@@ -74,7 +74,7 @@ def embedder(crops: np.ndarray) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch) -> None:
     # Flat gray faces are unrecognisable to the real measure.
-    monkeypatch.setattr("edgeface.piles.looking.measure", lambda face, crop, size: 0.9)
+    monkeypatch.setattr("edgeface.describe.rate", lambda face, crop, size: 0.9)
     monkeypatch.setattr("edgeface.piles.folder.fitness", believed)
 
 
@@ -89,7 +89,7 @@ def some_poor(monkeypatch) -> None:
     def read(source):
         image = original(source)
         monkeypatch.setattr(
-            "edgeface.piles.looking.measure",
+            "edgeface.describe.rate",
             lambda face, crop, size: 0.0 if image[0, -1, 0] == POOR else 0.9,
         )
         return image
@@ -292,9 +292,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path) -> None:
         import os, sys, time
         sys.path.insert(0, sys.argv[3])
         import test_piles as t
-        from edgeface.piles import looking, store
+        from edgeface import describe
+        from edgeface.piles import store
         store.COMMIT_EVERY = 0.0
-        looking.measure = lambda face, crop, size: 0.9
+        describe.rate = lambda face, crop, size: 0.9
         seen = 0
         def detector(image):
             global seen

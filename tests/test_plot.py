@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgeface.draw import save
 from edgeface.errors import OutputError
-from edgeface.plot import FACE, FUSED, HEIGHT, LIMIT, WIDTH, Curve, plot
+from edgeface.plot import FACE, FUSED, HEIGHT, LIMIT, PANELS, STRIP, WIDTH, Curve, plot
 
 
 def curve(similarity: float, n: int = 5) -> Curve:
@@ -25,6 +27,19 @@ def rows_of(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 def test_one_panel_for_each_track() -> None:
     assert plot([curve(0.5), curve(0.2), curve(0.8)]).shape == (3 * HEIGHT, WIDTH, 3)
     assert plot([]).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_plot_of_many_tracks_is_bounded_and_counts_the_rest() -> None:
+    many = [replace(curve(0.2, 2 + i % 7), title=f"track {i}") for i in range(400)]
+    named = replace(curve(0.8, 2), title="Bob", named=True)
+    drawn = plot([*many[:300], named, *many[300:]], left_out=7)
+    assert drawn.shape == (PANELS * HEIGHT + STRIP, WIDTH, 3)
+    longest = [c for c in many if len(c.times) == 8]
+    assert len(longest) > PANELS
+    panel = plot([named])
+    panels = [drawn[i * HEIGHT : (i + 1) * HEIGHT] for i in range(PANELS)]
+    assert sum(np.array_equal(panel, p) for p in panels) == 1
+    assert (drawn[-STRIP:] < 200).any()
 
 
 def test_higher_similarity_is_drawn_higher() -> None:

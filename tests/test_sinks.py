@@ -13,6 +13,7 @@ import pytest
 from conftest import face
 from test_identify import BLUE, RED, Colours, Scripted, enroll, painted
 
+from edgeface.describe import Describer
 from edgeface.errors import ArgumentError, SourceError
 from edgeface.gallery import Gallery
 from edgeface.identify import Identifier
@@ -59,7 +60,8 @@ def app(tmp_path: Path, embedding_card: ModelCard):
     detector = Scripted()
     gallery = Gallery.open(tmp_path / "people.gallery", model="colours", size=3)
     limit = Threshold(0.8, "user")
-    with Identifier(detector, Colours(embedding_card), gallery, threshold=limit) as it:
+    describer = Describer(detector, Colours(embedding_card))
+    with Identifier(describer, gallery, threshold=limit) as it:
         enroll(it, detector, "Alice", RED)
         detector.faces = [face(100, 60, 90), face(400, 60, 90)]
         yield it

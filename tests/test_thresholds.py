@@ -14,9 +14,11 @@ from conftest import ROOT, face
 from test_identify import BLUE, GREEN, RED, Colours, Scripted, enroll, painted
 
 from edgeface.calibrate import calibrate
+from edgeface.describe import Describer
 from edgeface.gallery import Gallery, Growth, GrowthRules
 from edgeface.identify import Identifier
 from edgeface.models import ModelCard, load_card
+from edgeface.settings import Settings
 from edgeface.thresholds import CALIBRATION, LINKING_FPIR, ThresholdProvider
 from edgeface.types import Event, Frame, Kind, Status, Template, Threshold
 
@@ -35,7 +37,9 @@ def app(tmp_path: Path, detector: Scripted, embedding_card: ModelCard):
     gallery = Gallery.open(tmp_path / "people.gallery", model="colours", size=SIZE)
     gallery.write_note(CALIBRATION, CURVE.to_json())
     embedder = Colours(replace(embedding_card, threshold=Threshold(0.9, "card")))
-    with Identifier(detector, embedder, gallery, learn=True) as it:
+    # Painted faces are not sharp.
+    settings = Settings(growth=GrowthRules(quality=0.2))
+    with Identifier(Describer(detector, embedder), gallery, settings) as it:
         yield it
 
 
@@ -154,7 +158,6 @@ def test_strangers_and_the_shipped_model(tmp_path: Path) -> None:
 
 
 def test_a_learnt_stranger_is_announced_as_one(app, show) -> None:
-    app._following()._growth._rules = GrowthRules(quality=0.2)  # painted faces are not sharp
     events = []
     for i in range(40):
         events += show((face(100, 60, 90), BLUE), at=0.1 * i)

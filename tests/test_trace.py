@@ -10,7 +10,7 @@ from gallery_faces import MODEL, SIZE, faces
 
 from edgeface.aggregate import Aggregator
 from edgeface.gallery import Gallery
-from edgeface.trace import Look, Trace
+from edgeface.trace import LOOKS, TRACKS, Look, Trace
 
 
 def views(n: int) -> np.ndarray:
@@ -52,3 +52,16 @@ def test_a_track_nobody_resembles_is_called_unknown(tmp_path: Path) -> None:
         trace.note(1, Look(0.0, faces(1)[0], 0.8, faces(1)[0]))
         (curve,) = trace.curves(gallery, Aggregator(SIZE), 0.99)
     assert curve.title.startswith("track 1: unknown, nearest Bob")
+
+
+def test_a_trace_stays_small_however_long_the_watch() -> None:
+    trace, row = Trace(), np.zeros(4, np.float32)
+    for time in range(5 * LOOKS):
+        trace.note(1, Look(float(time), row, 0.5, row))
+    kept = trace._looks[1]
+    assert len(kept) <= LOOKS
+    assert (kept[0].time, kept[-1].time) == (0.0, 5.0 * LOOKS - 1)
+    for track in range(2, TRACKS + 50):
+        trace.note(track, Look(0.0, row, 0.5, row))
+    assert 1 in trace._looks and len(trace._looks) == TRACKS
+    assert trace.left_out == 49

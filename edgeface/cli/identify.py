@@ -25,6 +25,7 @@ from edgeface.errors import ArgumentError
 
 if TYPE_CHECKING:
     from edgeface.identify import Identifier
+    from edgeface.trace import Trace
     from edgeface.types import Event, Frame, Sighting
 
 LIVE_FPS = 10.0  # of the overlay file of a source that has no rate of its own
@@ -126,7 +127,6 @@ def _watch(
     as_json: bool,
 ) -> None:
     from edgeface import draw, video
-    from edgeface.plot import plot as draw_curves
     from edgeface.sinks import Sinks
     from edgeface.sinks.overlay import Overlay
     from edgeface.stopping import Stop
@@ -149,7 +149,7 @@ def _watch(
 
         trace = Trace() if plot is not None else None
         if plot is not None and trace is not None:  # whatever ends the watch
-            stack.callback(lambda: draw.save(plot, draw_curves(identifier.explain(trace))))
+            stack.callback(_draw, identifier, trace, plot)
         options = video.LiveOptions(retries=retries)
         events = identifier.watch(
             source,
@@ -167,6 +167,13 @@ def _watch(
         raise typer.Exit(ENVIRONMENT)
     if stop.signal is not None and not live:  # a camera has no other end, of a file the rest lacks
         raise typer.Exit(128 + stop.signal)
+
+
+def _draw(identifier: Identifier, trace: Trace, path: Path) -> None:
+    from edgeface.draw import save
+    from edgeface.plot import plot
+
+    save(path, plot(identifier.explain(trace), left_out=trace.left_out))
 
 
 def _sentence(event: Event) -> str:

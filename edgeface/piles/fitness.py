@@ -1,6 +1,6 @@
 """How far a face can be trusted to say who it is, and which cannot be judged at all.
 
-Everything that piles know of this comes from here: `measure` looks at the crop, `fitness` at what
+Everything that piles know of this comes from here: the quality of the crop, and `fitness`, what
 the embedder made of it. Embedders answer for faces that nobody could recognise with much the same
 embedding, whoever it is; how near a face lies to that place is the second half of the measure.
 """
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeface.opencv import cv2
-from edgeface.quality import rate
-from edgeface.types import Array, Face, Image
+from edgeface.types import Array, Image
 
 if TYPE_CHECKING:
     from edgeface.piles.looking import Embedder
@@ -32,12 +31,6 @@ QUALITY, NEARNESS, STEEPNESS = 0.05, 0.25, 0.05
 _SHRUNK = (6, 8)
 _LEARNT = 48  # crops from which the collapse is learnt
 _KEY = "collapse"
-
-
-def measure(face: Face, crop: Image, size: tuple[int, int]) -> float:
-    """What is measured on a face while its picture is at hand, in [0, 1]; `size` is (height, width)
-    of the picture."""
-    return rate(face, crop, size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +77,7 @@ def _shrunk(crop: Image, side: int) -> Image:
 def fitness(qualities: Array, embeddings: Array, collapse: Collapse) -> list[tuple[float, str]]:
     """How far faces can be trusted, in [0, 1], and why not where it is below FLOOR.
 
-    `qualities` (n,) are what `measure` gave, `embeddings` (n, d) unit rows.
+    `qualities` (n,) are those of the faces, `embeddings` (n, d) unit rows.
     """
     nearness = embeddings @ collapse.point
     seen = qualities**2 / (qualities**2 + QUALITY**2)

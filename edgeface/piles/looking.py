@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeface import images
-from edgeface.alignment import align
+from edgeface.describe import find, measure
 from edgeface.errors import DataError, ImageError
 from edgeface.opencv import cv2
-from edgeface.piles.fitness import Collapse, measure
+from edgeface.piles.fitness import Collapse
 from edgeface.piles.store import Picture, Seen, Store
 from edgeface.types import Array, Face, Image
 
@@ -22,8 +22,6 @@ Detector = Callable[[Image], list[Face]]
 Embedder = Callable[[Image], Array]
 Progress = Callable[[int, int], None]
 
-# Detector score from which a face counts, as in `identify`.
-CONFIDENT = 0.5
 MARGIN = 0.25  # of the box's larger side, around a face on the report
 CROP = 96  # pixels of the longer side of a face on the report
 
@@ -111,21 +109,20 @@ class Looker:
             equal[digest] = added, file
 
     def _faces(self, image: Image) -> list[Seen]:
-        faces = [f for f in self.detector(image) if f.score >= CONFIDENT]
+        crops, faces = measure(image, find(self.detector, image))
         if not faces:
             return []
-        crops = align(image, faces)
         Collapse.learn(self.store, crops, self.embedder)
         rows = self.embedder(crops)
         return [
             Seen(
                 number,
                 face.box,
-                measure(face, crop, (image.shape[0], image.shape[1])),
+                face.quality,
                 row,
                 _crop(image, face.box),
             )
-            for number, (face, crop, row) in enumerate(zip(faces, crops, rows, strict=True))
+            for number, (face, row) in enumerate(zip(faces, rows, strict=True))
         ]
 
 

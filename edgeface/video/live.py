@@ -30,15 +30,13 @@ ASKED = 0.1  # seconds between looks at whether to stop
 
 @dataclass(frozen=True, slots=True)
 class LiveOptions:
-    """`open_timeout`, `stall`: seconds until an open or a silent source is given up; `retries`:
-    attempts in a row after a failed one, the first connection included, None for ever; `pause`
-    grows to `pause_max` seconds between attempts."""
+    """How a live source is watched."""
 
-    open_timeout: float = 5.0
-    stall: float = 5.0
-    retries: int | None = None
-    pause: float = 1.0
-    pause_max: float = 30.0
+    open_timeout: float = 5.0  # seconds for a connection; more: slow cameras get through
+    stall: float = 5.0  # seconds without a frame until it is given up; more: later reconnects
+    retries: int | None = None  # attempts in a row after a failed one; None: for ever
+    pause: float = 1.0  # seconds before the first of them, doubled each time
+    pause_max: float = 30.0  # seconds that the pause grows to; more: a dead camera is left alone
 
     def __post_init__(self) -> None:
         times = (self.open_timeout, self.stall, self.pause, self.pause_max)

@@ -1,0 +1,90 @@
+"""From an image to described faces: the one way that pictures, video and piles share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from edgeface.alignment import align
+from edgeface.models import ModelCard
+from edgeface.quality import rate
+from edgeface.track import TrackerOptions
+from edgeface.types import Array, Face, Image
+
+# Detector score from which a face counts, everywhere; what a detector gives below it only keeps
+# tracks alive. Precision equals recall here (`detect.dev.break_even` of `bench detect`).
+CONFIDENT = 0.5
+
+
+class FaceDetector(Protocol):
+    """What the composition needs of a detector."""
+
+    def __call__(self, image: Image, /) -> list[Face]:
+        """The faces of a frame, quickly."""
+        ...
+
+    def search(self, image: Image, /) -> list[Face]:
+        """The faces of a single picture, thoroughly, each measured as `refine` does."""
+        ...
+
+    def refine(self, image: Image, face: Face, /) -> Face:
+        """One face of an image with better landmarks, score and pose."""
+        ...
+
+
+def find(look: Callable[[Image], list[Face]], image: Image) -> list[Face]:
+    """The faces that `look` finds in a picture (H, W, 3) and that count, in its order."""
+    return [f for f in look(image) if f.score >= CONFIDENT]
+
+
+def measure(image: Image, faces: Sequence[Face]) -> tuple[Image, list[Face]]:
+    """The aligned crops (n, 112, 112, 3) of faces, and the faces with their quality."""
+    crops = align(image, faces)
+    size = (image.shape[0], image.shape[1])
+    return crops, [replace(f, quality=rate(f, c, size)) for f, c in zip(faces, crops, strict=True)]
+
+
+class FaceEmbedder(Protocol):
+    """What the composition needs of an embedder."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    def __call__(self, crops: Image, /) -> Array: ...
+
+
+class Describer:
+    """A detector and an embedder. It keeps nothing between calls, so that all cameras of a process
+    share one, from threads of their own; the shipped networks allow that."""
+
+    def __init__(self, detector: FaceDetector, embedder: FaceEmbedder) -> None:
+        self.detector, self.embedder = detector, embedder
+
+    @property
+    def tracking(self) -> TrackerOptions:
+        """How faces of this detector are tracked, told apart by this embedder."""
+        return TrackerOptions(high=CONFIDENT, low=0.0, rejoin=self.embedder.card.threshold.value)
+
+    def __call__(self, image: Image) -> list[Face]:
+        """Every face of a picture (H, W, 3) that counts, with quality and embedding, largest
+        first."""
+        faces = self.describe(image, find(self.detector.search, image))
+        return sorted(faces, key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
+
+    def describe(self, image: Image, faces: Sequence[Face], *, least: float = 0.0) -> list[Face]:
+        """The faces with quality, and with the embedding of those of quality `least` or more."""
+        crops, rated = measure(image, faces)
+        good = [i for i, face in enumerate(rated) if face.quality >= least]
+        for i, row in zip(good, self.embedder(crops[good]), strict=True):
+            rated[i] = replace(rated[i], embedding=row)
+        return rated
+
+    def follow(self, image: Image, faces: Sequence[Face], *, least: float) -> list[Face]:
+        """`describe` for faces that were found quickly: each is measured once more before."""
+        return self.describe(image, [self.detector.refine(image, f) for f in faces], least=least)
