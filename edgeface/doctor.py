@@ -33,7 +33,7 @@ def checks() -> Iterator[Check]:
         yield _package(package)
     yield _opencv()
     yield Check("telemetry", "ok", "off: the runtimes look nothing up and write no file")
-    yield Check("runtime", "ok", f"auto means {runtime.choose('auto')}")
+    yield Check("runtime", "ok", "auto means " + _auto())
     for file in models.card_files():
         try:
             card = models.load_card(file)
@@ -55,13 +55,26 @@ def cpu_flags() -> list[str]:
     return [f for f in FLAGS if f in present]
 
 
+def _auto() -> str:
+    """What `auto` means for the models that can be loaded."""
+    chosen: dict[str, list[str]] = {}
+    for card in models.cards():
+        chosen.setdefault(runtime.choose("auto", card), []).append(card.name)
+    return "; ".join(f"{name} for {', '.join(own)}" for name, own in sorted(chosen.items()))
+
+
 def _kernel() -> Check:
     try:
         name = score.kernel()
     except EdgefaceError as error:
         return Check("kernel", "bad", str(error))
     state = "ok" if name not in {"numpy", "numba"} else "note"
-    hint = "" if state == "ok" else ": the compiled kernel is missing, searching is slower"
+    hint = (
+        ""
+        if state == "ok"
+        else ": there was no C compiler when edgeface was installed, searching is slower; install "
+        "gcc or clang, then: pip install --force-reinstall --no-cache-dir edgeface"
+    )
     return Check("kernel", state, name + hint)
 
 

@@ -22,6 +22,7 @@ LAYERS = {
         "headers",
         "opencv",
         "images",
+        "listing",
         "assign",
         "stopping",
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from conftest import FakeSession, write_model
 
 from edgeface.embed import Embedder
 from edgeface.errors import ArgumentError, ImageError, ModelError
-from edgeface.models import ModelCard, cards, digest, load_card
+from edgeface.models import ModelCard, cards, digest, load_card, read_card
 from edgeface.runtime import choose, open_session
 
 TOY = (Path(__file__).parent / "toys" / "embedder.onnx").read_bytes()
@@ -107,6 +108,8 @@ def test_a_broken_network_is_refused(tmp_path: Path, runtime: str) -> None:
         open_session(tmp_path / "none.onnx")
     with pytest.raises(ArgumentError, match="threads"):
         open_session(file, threads=0)
+    with pytest.raises(ArgumentError, match="give 1 to 512"):
+        open_session(file, threads=1_000_000)
 
 
 def test_an_unknown_or_missing_runtime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +136,22 @@ def variant_model(folder: Path) -> Path:
     (folder / "toy.bin").write_bytes(b"\x00")
     other = {"file": "toy.xml", "sha256": digest(folder / "toy.xml")}
     return write_model(folder, "toy", b"one", variants={"openvino": other})
+
+
+def test_auto_takes_openvino_where_a_model_has_a_file_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_ir, without = (
+        load_card(variant_model(tmp_path), "embedding"),
+        read_card(write_model(tmp_path, "plain", b"")),
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert choose("auto", with_ir) == "openvino"
+    assert choose("auto", without) == choose("auto") == "onnxruntime"
+    assert choose("openvino", without) == "openvino"
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert choose("auto", with_ir) == "onnxruntime"
 
 
 def test_a_variant_is_the_file_of_its_runtime_only(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import pytest
-from conftest import SHARED, picture
+from conftest import SHARED
 
 from edgeface import video
-from edgeface.errors import ArgumentError, CameraError, ImageError, SourceError
+from edgeface.errors import ArgumentError, CameraError, SourceError
 from edgeface.types import Frame
 from edgeface.video import LiveOptions, frames
 from edgeface.video.probe import Trouble
@@ -52,13 +52,6 @@ def test_a_folder_of_pictures_in_order_of_name(tmp_path: Path) -> None:
     assert [int(f.image.mean()) for f in got] == [0, 50, 100]
     assert [f.time for f in got] == [0.0, 0.5, 1.0]
     assert video.length(tmp_path) == 3
-
-
-def test_a_damaged_picture_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    (tmp_path / "b.jpg").write_bytes(b"")
-    with pytest.raises(ImageError, match=r"b\.jpg"):
-        list(frames(tmp_path))
 
 
 @pytest.mark.parametrize(

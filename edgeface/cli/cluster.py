@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeface.cli.output import Json, print_rows
+from edgeface.cli.output import Json, print_rows, say, say_passed
 
 if TYPE_CHECKING:
     from edgeface.piles import Sorted
@@ -112,10 +112,8 @@ def _sort(
 
 def _tell(result: Sorted) -> None:
     for file, reason in result.unreadable:
-        print(f"edgeface: passed over {file}: {reason}", file=sys.stderr)
-    for suffix, count in result.passed:
-        files = "1 file" if count == 1 else f"{count} files"
-        print(f"edgeface: passed over {files} *{suffix}: convert them to JPEG", file=sys.stderr)
+        say(f"passed over {file}: {reason}")
+    say_passed(result.passed)
     if result.unfit:
         faces = "1 face" if result.unfit == 1 else f"{result.unfit} faces"
         print(f"edgeface: {faces} cannot be judged and are nobody", file=sys.stderr)

@@ -75,6 +75,13 @@ def emit(line: str) -> None:
         raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
+def say_passed(suffixes: Iterable[tuple[str, int]]) -> None:
+    """Tell of files that were passed over, as (suffix, how many)."""
+    for suffix, count in suffixes:
+        files = "1 file" if count == 1 else f"{count} files"
+        say(f"passed over {files} *{suffix}: convert them to JPEG")
+
+
 def say(message: object) -> None:
     """Print one line of message, `edgeface: …`, to stderr."""
     progress.clear()

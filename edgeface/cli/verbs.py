@@ -18,7 +18,7 @@ from edgeface.cli.options import (
     existing,
     opened,
 )
-from edgeface.cli.output import Json, print_rows, say
+from edgeface.cli.output import Json, print_rows, say, say_passed
 from edgeface.cli.progress import Progress, each
 from edgeface.errors import ArgumentError
 
@@ -93,7 +93,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Set the gallery's threshold by a false-positive identification rate (FPIR)."""
-    from edgeface.images import SUFFIXES
+    from edgeface.listing import pictures_in
 
     if not 0 < fpir < 1:
         raise ArgumentError(f"--fpir is {fpir:g}; it is a share, between 0 and 1")
@@ -101,7 +101,9 @@ def calibrate(
     if cohort is not None:
         if not cohort.is_dir():
             raise ArgumentError(f"{cohort} is no folder; give one picture per person in a folder")
-        pictures = sorted(p for p in cohort.rglob("*") if p.suffix.lower() in SUFFIXES)
+        listing = pictures_in(cohort)
+        say_passed(listing.passed.items())
+        pictures = listing.pictures
     existing(gallery)
     with opened(gallery, model=model, runtime=runtime, threads=threads) as identifier:
         before = identifier.threshold
@@ -122,7 +124,7 @@ def calibrate(
 
 def _groups(what: list[str]) -> list[tuple[str, list[Path]]]:
     """NAME IMAGE… or a folder of folders, as (name, files) pairs."""
-    from edgeface.images import SUFFIXES
+    from edgeface.listing import people_in
 
     if len(what) > 1:
         return [(what[0], [Path(p) for p in what[1:]])]
@@ -130,10 +132,9 @@ def _groups(what: list[str]) -> list[tuple[str, list[Path]]]:
     if not folder.is_dir():
         raise ArgumentError(f"{what[0]!r} is no folder; give NAME IMAGE… or people/NAME/*.jpg")
     groups = []
-    for person in sorted(p for p in folder.iterdir() if p.is_dir()):
-        files = sorted(f for f in person.iterdir() if f.suffix.lower() in SUFFIXES)
-        if files:
-            groups.append((person.name, files))
+    for person, listing in people_in(folder).items():
+        say_passed(listing.passed.items())
+        groups.append((person, list(listing.pictures)))
     if not groups:
         raise ArgumentError(f"{folder} holds no NAME/*.jpg folders")
     return groups

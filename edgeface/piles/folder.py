@@ -14,9 +14,9 @@ from edgeface.cluster import hand
 from edgeface.cluster.changes import Change
 from edgeface.cluster.update import Pile
 from edgeface.errors import DataError, OutputError
+from edgeface.listing import pictures_in
 from edgeface.piles import folders
 from edgeface.piles.fitness import FLOOR, Collapse, fitness
-from edgeface.piles.listing import pictures_below
 from edgeface.piles.looking import Detector, Embedder, Looker, Progress
 from edgeface.piles.report import Row, printable, write_csv, write_html, write_json
 from edgeface.piles.store import Kept, Store
@@ -82,7 +82,7 @@ def cluster_folder(
         OutputError: the result cannot be written.
     """
     folder, output = Path(folder).resolve(), Path(output).resolve()
-    listing = pictures_below(folder, marker=STORE)
+    listing = pictures_in(folder, marker=STORE)
     files = [f for f in listing.pictures if not f.is_relative_to(output)]
     if update and not (output / STORE).exists():
         raise DataError(f"{output / STORE} does not exist; cluster without an update first")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeface import images
-from edgeface.errors import SourceError
+from edgeface.errors import ImageError, SourceError
+from edgeface.listing import pictures_in
 from edgeface.opencv import cv2
 from edgeface.types import Frame, Image
 from edgeface.video.addresses import is_live
@@ -25,7 +26,7 @@ def length(source: str | int | Path) -> int:
     if is_live(source) or not path.exists():
         return 0
     if path.is_dir():
-        return len(_pictures(path))
+        return len(pictures_in(path, below=False).pictures)
     capture = cv2.VideoCapture(str(path))
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
@@ -63,12 +64,21 @@ class Squaring:
 
 def of_folder(folder: Path, name: str, fps: float) -> Generator[Frame]:
     """The pictures of a folder in the order of their names."""
-    files = _pictures(folder)
+    files = pictures_in(folder, below=False).pictures
     if not files:
         kinds = " ".join(sorted(images.SUFFIXES))
         raise SourceError(f"folder {folder} holds no pictures ({kinds})")
+    read = 0
     for index, file in enumerate(files):
-        yield Frame(images.read(file), index / fps, index, name, datetime.now(UTC))
+        try:
+            image = images.read(file)
+        except ImageError as error:
+            log.warning("%s; going on with the next picture", error)
+            continue
+        read += 1
+        yield Frame(image, index / fps, index, name, datetime.now(UTC))
+    if not read:
+        raise SourceError(f"folder {folder} holds no picture that can be read")
 
 
 def of_file(path: Path, name: str) -> Generator[Frame]:
@@ -136,7 +146,3 @@ def _check_whole(path: Path, read: int, announced: int) -> None:
     if read < 0.9 * announced - 2:
         raise SourceError(message + "; copy it again. The events so far stand")
     log.warning("%s", message)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in images.SUFFIXES)
