@@ -20,7 +20,7 @@ demo: $(READY) ## enrol one person and identify the sample clip, offline
 	@mkdir -p demo/out && rm -f demo/out/*
 	$(BIN)/edgeface enroll demo/out/people.gallery "Eileen Collins" examples/sample/eileen.jpg
 	$(BIN)/edgeface identify --video examples/sample/clip.mp4 --gallery demo/out/people.gallery \
-	    --json --out demo/out/overlay.mp4
+	    --out demo/out/overlay.mp4
 	$(BIN)/python examples/still.py demo/out/overlay.mp4 demo/out/overlay.png
 
 test: $(READY) ## run the test suite

@@ -31,6 +31,7 @@ from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider
 from edgeface.trace import Trace
 from edgeface.types import Event, Face, Frame, Sighting, Threshold
 
+OnBad = Callable[[ImageError], object]
 FacePolicy = Literal["require_one", "largest", "skip"]
 
 
@@ -197,47 +198,57 @@ class Identifier:
         return Verification(similarity, threshold, similarity >= threshold.value)
 
     def enroll(
-        self, name: str, pictures: Sequence[images.Source], *, policy: FacePolicy = "require_one"
+        self,
+        name: str,
+        pictures: Iterable[images.Source],
+        *,
+        policy: FacePolicy = "require_one",
+        on_bad: OnBad | None = None,
     ) -> Enrolment:
-        """Add pictures of one person to the gallery, all or none.
+        """Add pictures of one person to the gallery, all or none unless bad ones are passed over.
 
         Args:
             name: any script; an existing name gains samples.
             pictures: paths, encoded bytes or arrays.
             policy: `require_one` face per picture, take the `largest`, or `skip` unfit pictures.
+            on_bad: called with what is wrong with a bad picture, which is then passed over.
 
         Raises:
-            ImageError: a picture is unreadable or has no face or, under `require_one`, several;
-                or none is left under `skip`.
+            ImageError: a picture is unreadable or has no face or, under `require_one`, several,
+                and is not passed over; or none is left.
             GalleryError: the name is not acceptable.
         """
         _several(pictures)
         taken: list[Face] = []
         sources: list[str] = []
-        skipped: list[tuple[str, str]] = []
+        bad: list[tuple[str, ImageError]] = []
         for index, picture in enumerate(pictures):
             label = _label(picture, index)
             try:
                 taken.append(self._one_face(picture, policy))
                 sources.append(label)
             except ImageError as error:
-                if policy != "skip":
+                if policy != "skip" and on_bad is None:
                     raise
-                skipped.append((label, str(error)))
+                bad.append((label, error))
         if not taken:
-            reasons = "; ".join(reason for _, reason in skipped) or "no picture was given"
+            reasons = "; ".join(str(error) for _, error in bad) or "no picture was given"
             raise ImageError(f"nothing to enrol for {name!r}: {reasons}")
+        if on_bad is not None:
+            for _, reason in bad:
+                on_bad(reason)
         embeddings = np.stack([f.embedding for f in taken if f.embedding is not None])
         qualities = [f.quality for f in taken]
         person = self.gallery.enroll(name, embeddings, qualities=qualities, sources=sources)
-        return Enrolment(person, len(taken), tuple(skipped))
+        return Enrolment(person, len(taken), tuple((label, str(e)) for label, e in bad))
 
     def calibrate(
         self,
-        cohort: Sequence[images.Source] | None = None,
+        cohort: Iterable[images.Source] | None = None,
         *,
         fpir: float,
         progress: Progress | None = None,
+        on_bad: OnBad | None = None,
     ) -> Calibration:
         """Set the gallery's threshold so that a stranger is named with probability `fpir`.
 
@@ -247,6 +258,7 @@ class Identifier:
                 side, states by how much it may be off, and never goes below the card's threshold.
             fpir: false-positive identification rate wanted (ISO/IEC 19795-1), in (0, 1).
             progress: told how many pictures or people are done, and of how many.
+            on_bad: called with what is wrong with a bad picture, which is then passed over.
 
         Returns:
             the calibration; it is stored with the gallery, and follows its size from then on.
@@ -255,19 +267,26 @@ class Identifier:
             CalibrationError: the gallery is empty, the cohort smaller than three over `fpir`, or
                 without a cohort there is no model beside the embedder or it knows of no rate as
                 small as `fpir`.
-            ImageError: a picture is unreadable or shows no face.
+            ImageError: a picture is unreadable or shows no face, and is not passed over.
         """
         _several(cohort)
         if cohort is None:
             result = self._thresholds.modelled(fpir, progress)
         else:
-            best = []
-            for done, picture in enumerate(cohort, 1):
-                row = self._one_face(picture, "largest").embedding
-                assert row is not None
-                best += [m.similarity for m in self.gallery.search(row, 1, kind=Kind.KNOWN)]
+            best: list[float] = []
+            pictures = list(cohort)
+            for done, picture in enumerate(pictures, 1):
+                try:
+                    row = self._one_face(picture, "largest").embedding
+                except ImageError as error:
+                    if on_bad is None:
+                        raise
+                    on_bad(error)
+                else:
+                    assert row is not None
+                    best += [m.similarity for m in self.gallery.search(row, 1, kind=Kind.KNOWN)]
                 if progress is not None:
-                    progress(done, len(cohort))
+                    progress(done, len(pictures))
             result = calibrate(best, fpir=fpir, size=self.gallery.count(Kind.KNOWN))
         self.gallery.write_note(CALIBRATION, result.to_json())
         return result
@@ -281,8 +300,8 @@ class Identifier:
             )
         if len(faces) > 1 and policy != "largest":
             raise ImageError(
-                f"{len(faces)} faces in {label}, one is needed; crop the picture, or take the "
-                "largest with --faces largest"
+                f"{len(faces)} faces in {label}, one is needed; give a picture of one person, or "
+                "choose the largest face"
             )
         # A leg, a dress or a lens taken for a face is often larger than the face.
         sure = [f for f in faces if f.score >= SURE]
@@ -410,4 +429,5 @@ def _several(pictures: object) -> None:
 def _label(picture: images.Source, index: int | None) -> str:
     if isinstance(picture, bytes | np.ndarray):
         return "the picture" if index is None else f"picture {index + 1}"
-    return str(picture)
+    # A file name need not be UTF-8; what is stored and shown has to be.
+    return os.fsencode(picture).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""The composition for hindsight: strangers who were met one by one, looked at all together.
+"""Strangers who were met one by one, compared all at once.
 
 Online, a track has to join a stranger or open one before anything else is known. With everybody at
 hand the clusters of `edgeface.cluster` tell better who is one person.

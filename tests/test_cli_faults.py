@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from command_line import Run
 
 from edgeface import draw
 from edgeface.errors import OutputError
+from edgeface.gallery import Gallery
 from edgeface.identify import Identifier
 
 
@@ -88,6 +90,43 @@ def test_an_unforeseen_error_is_one_line_without_values(
     assert done.err.count("\n") == 1 and "KeyError" in done.err and "password" not in done.err
 
 
+def test_one_bad_picture_or_folder_does_not_stop_an_enrolment(run: Run, pile: Path) -> None:
+    done = run("enroll", "g.gallery", "Zoë", *sorted(p for p in names(pile) if p != "wall.png"))
+    assert done.code == 1
+    assert done.rows[0]["added"] == 3
+    assert done.err.count("\n") == 1 and "bad.jpg" in done.err
+    sources = [row["source"] for row in run("gallery", "samples", "g.gallery", "Zoë").rows]
+    assert r"caf\xe9.jpg" in sources
+    for folder in ("Ann", "Bea", "stranger-7", "Cem"):
+        (pile / "people" / folder).mkdir(parents=True)
+        (pile / "people" / folder / "1.jpg").write_bytes((pile / "eileen.jpg").read_bytes())
+    (pile / "people" / "Bea" / "1.jpg").write_bytes(b"")
+    (pile / "people" / "Cem" / "2.png").write_bytes((pile / "wall.png").read_bytes())
+    done = run("enroll", "folder.gallery", "people")
+    assert done.code == 1
+    assert [(row["name"], row["added"]) for row in done.rows] == [("Ann", 1), ("Cem", 1)]
+    assert done.err.count("\n") == 3
+    done = run("enroll", "folder.gallery", "Cem", "eileen.jpg", "wall.png", "--faces", "skip")
+    assert (done.code, done.rows[0]["added"]) == (0, 1)
+    assert "wall.png" in done.err
+
+
+def test_bad_pictures_do_not_stop_a_calibration(run: Run, pile: Path) -> None:
+    run("enroll", "g.gallery", "Zoë", "eileen.jpg")
+    folder = pile / "strangers"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number}.jpg").write_bytes((pile / "eileen.jpg").read_bytes())
+    (folder / "bad.jpg").write_bytes(b"")
+    (folder / "wall.png").write_bytes((pile / "wall.png").read_bytes())
+    done = run("calibrate", "g.gallery", "strangers", "--fpir", "0.2")
+    assert done.code == 1
+    assert done.rows[0]["impostors"] == 30
+    lines = done.err.splitlines()
+    assert "bad.jpg" in lines[0] and "wall.png" in lines[1]
+    assert lines[2].startswith("edgeface: the threshold was 0.") and ", now " in lines[2]
+
+
 def test_a_misspelt_gallery_is_never_made(run: Run, pile: Path) -> None:
     before = names(pile)
     for words in (
@@ -153,3 +192,45 @@ def test_no_window_is_tried_where_none_can_be(run: Run, sample: Path) -> None:
         assert "display" in done.err and done.err.count("\n") == 1
     else:
         pytest.skip("there is a display here")
+
+
+def test_strangers_are_forgotten_by_age(
+    run: Run, pile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("enroll", "g.gallery", "Zoë", "eileen.jpg")
+    day, now = 86400.0, time.time()
+    rows = np.random.default_rng(3).standard_normal((3, 128))
+    with Gallery.open("g.gallery") as store:
+        for age, row in zip((40, 20, 1), rows, strict=True):
+            monkeypatch.setattr(time, "time", lambda age=age: now - age * day)
+            store.add_stranger(row)
+        monkeypatch.setattr(time, "time", lambda: now - 2 * day)
+        store.grow(store.person("stranger-1").id, rows[0])  # was seen again
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    def left() -> list[str]:
+        return [row["name"] for row in run("gallery", "list", "g.gallery").rows]
+
+    done = run("gallery", "forget", "g.gallery", "--strangers", "--older-than", "50d")
+    assert (done.code, len(left())) == (0, 4)
+    done = run("gallery", "forget", "g.gallery", "--strangers", "--older-than", "2w")
+    assert "strangers forgotten: 1" in done.err
+    assert left() == ["Zoë", "stranger-1", "stranger-3"]
+    assert rows[1].astype(np.float32).tobytes() not in Path("g.gallery").read_bytes()
+    assert run("gallery", "forget", "g.gallery", "--strangers").code == 0
+    assert left() == ["Zoë"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["Zoë", "--strangers"],
+        ["Zoë", "--older-than", "3d"],
+        ["--strangers", "--older-than", "soon"],
+    ],
+)
+def test_whom_to_forget_is_said_once(run: Run, pile: Path, words: list[str]) -> None:
+    run("enroll", "g.gallery", "Zoë", "eileen.jpg")
+    assert run("gallery", "forget", "g.gallery", *words).code == 2
+    assert len(run("gallery", "list", "g.gallery").rows) == 1

@@ -1,13 +1,16 @@
-"""The examples run, and so does every command block of the documents.
+"""The examples run, and so does every command block of the documents, with the output it shows.
 
-The blocks of one document run in order in a folder that holds the files they name. A camera is
-stood in for by the sample clip. What cannot run here is checked as far as it can be: benches and
+The blocks of one document run in order in a folder that holds the files they name. A `console`
+block shows what a terminal does: `$ command` and what it prints, `…` standing for whatever differs
+between machines and days, on a line of its own for any lines. The sample clip takes the place of a
+camera. What cannot run here is checked as far as it can be: benches and
 exports by their names and options, `make` by a dry run, `pip` by the extras, the machine's own
 commands by syntax.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -15,18 +18,22 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import typer
 from conftest import ROOT
 
 from bench import __main__ as bench
 from edgeface import cli
 from edgeface.gallery import Gallery
 from edgeface.models import load_card, read_card
+from edgeface.piles.server import PileServer
 
 EXAMPLES = ROOT / "examples"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,6 +104,7 @@ def desk(tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     small = cv2.imencode(".jpg", cv2.resize(hopper[60:320, 40:300], (130, 130)))[1].tobytes()
     for number in range(STRANGERS):
         (tmp_path / "strangers" / f"{number}.jpg").write_bytes(small)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     models = tmp_path / "home" / "models"
     models.mkdir(parents=True)
     card = json.loads((ROOT / "edgeface/weights/mobilefacenet.json").read_text())
@@ -117,20 +125,103 @@ def stock(gallery: Path) -> None:
 
 
 def here(text: str) -> str:
-    """A command or program with what this machine lacks put right: cameras, system folders."""
+    """A command or program with what this machine lacks put right: cameras, servers, folders."""
+    text = text.replace("$GALLERY_URL", "office.gallery")
     return text.replace("cam0", "clip.mp4").replace("/var/lib/edgeface/", "")
 
 
-def run_edgeface(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+class Terminal(io.StringIO):
+    """A stdout on a terminal; its messages come through `Messages`, in the order of printing."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Messages(Terminal):
+    """A stderr that shows on the same terminal, without the line of progress."""
+
+    def __init__(self, screen: Terminal) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def write(self, text: str) -> int:
+        return self._screen.write(text)
+
+    def isatty(self) -> bool:
+        return False
+
+
+def run_edgeface(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """Exit code and screen of a command run on a terminal of 100 columns."""
     words = shlex.split(here(command))
+    screen = Terminal()
     with monkeypatch.context() as patch:
         while "=" in words[0]:
             patch.setenv(*words.pop(0).split("=", 1))
         patch.setattr(sys, "argv", words)
+        patch.setattr(sys, "stdout", screen)
+        patch.setattr(sys, "stderr", Messages(screen))
+        patch.setenv("COLUMNS", "100")
+        patch.setattr(PileServer, "serve_forever", lambda server: None)  # until Ctrl-C
+        patch.setattr(webbrowser, "open", lambda address: True)
         with pytest.raises(SystemExit) as stop:
             cli.main()
-    differ = "--exit-code" in words  # the pictures of the examples show two people
-    assert stop.value.code in ({1} if differ else {0, None}), command
+    return int(stop.value.code or 0), screen.getvalue()
+
+
+def check_edgeface(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, screen = run_edgeface(command, monkeypatch)
+    differ = "--exit-code" in command  # the pictures of the examples show two people
+    assert code == (1 if differ else 0), f"{command}\n{screen}"
+
+
+def shows(expected: list[str], screen: list[str]) -> bool:
+    """Whether a screen is what a document shows of it."""
+    if not expected:
+        return not screen
+    if expected[0] == "…":
+        return any(shows(expected[1:], screen[i:]) for i in range(len(screen) + 1))
+    return bool(screen) and reads(expected[0], screen[0]) and shows(expected[1:], screen[1:])
+
+
+def reads(expected: str, line: str) -> bool:
+    """Whether a line is as shown. Spaces do not count; decimals and numbers from 20 up may be a
+    tenth or .05 off, as they are between processors and runtimes."""
+    wanted: list[float] = []
+    pattern = ""
+    for part in re.split(r"(…|\d+\.\d+|(?<![\d.])[2-9]\d|\d{3,})", " ".join(expected.split())):
+        if part == "…":
+            pattern = pattern.removesuffix(r"\ ") + ".*?"
+        elif re.fullmatch(r"[\d.]+", part) and float(part) and (float(part) >= 20 or "." in part):
+            pattern += r"(\d+(?:\.\d+)?)"
+            wanted.append(float(part))
+        else:
+            pattern += re.escape(part)
+    found = re.fullmatch(pattern, " ".join(line.split()))
+    return found is not None and all(
+        abs(float(text) - number) <= max(0.05, number / 10)
+        for text, number in zip(found.groups(), wanted, strict=True)
+    )
+
+
+def dialogues(block: str) -> Iterator[tuple[str, list[str]]]:
+    """The commands of a console block and the lines that follow each."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        lines = part.replace("\\\n", " ").splitlines()
+        yield re.sub(r"\s+# .*$", "", lines[0]), [line.rstrip() for line in lines[1:]]
+
+
+def check_dialogue(command: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if command == "echo $?":
+        return
+    if not command.startswith("edgeface "):
+        run_command(command, monkeypatch)
+        return
+    _, screen = run_edgeface(command, monkeypatch)
+    lines = [line.rstrip() for line in screen.splitlines()]
+    assert shows(expected, lines), "\n".join(["$ " + command, *lines, "-- is not --", *expected])
 
 
 def check_bench(words: list[str]) -> None:
@@ -163,7 +254,7 @@ def check_pip(words: list[str]) -> None:
 def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(command)
     if re.match(r"([A-Z_]+=\S+ )*edgeface ", command):
-        run_edgeface(command, monkeypatch)
+        check_edgeface(command, monkeypatch)
     elif words[:3] == ["python", "-m", "bench"]:
         check_bench(words[3:])
     elif words[:3] == ["python", "-m", "export"]:
@@ -183,9 +274,27 @@ def test_every_command_of_the_documents_runs(
 ) -> None:
     if document.stem == "gallery":
         stock(desk / "office.gallery")
-    for block in blocks(document, "sh"):
-        for command in commands(block):
-            run_command(command, monkeypatch)
+    text = document.read_text(encoding="utf-8")
+    found = re.findall(r"^```(sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for language, block in found:
+        if language == "sh":
+            for command in commands(block):
+                run_command(command, monkeypatch)
+        else:
+            for command, expected in dialogues(block):
+                check_dialogue(command, expected, monkeypatch)
+
+
+def test_what_a_screen_shows_is_compared_line_by_line() -> None:
+    screen = ["name   n", "Ann    0.93", "Bob    0.31"]
+    assert shows(["name  n", "Ann  0.9…", "Bob  …"], screen)
+    assert shows(["name n", "…"], screen) and shows(["…", "Bob 0.31"], screen)
+    assert shows(["…"], []) and shows([], [])
+    assert shows(["name n", "Ann 0.91", "Bob 0.33"], screen)
+    assert reads("at 101 61 in 2.3 s, …", "at 99 60 in 2.5 s, 1.2") and not reads("at 9", "at 8")
+    assert not reads("at 101", "at 201") and not reads("id 3", "id 4") and reads("no …", "no")
+    for wrong in (["name n"], ["name n", "Ann 0.8…", "…"], [*screen, "more"], [], ["…", "Eve …"]):
+        assert not shows(wrong, screen), wrong
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
@@ -195,7 +304,54 @@ def test_the_python_of_the_documents_runs(document: Path, desk: Path) -> None:
         exec(compile(here(block), document.name, "exec"), names)
 
 
-def test_the_commands_of_the_workshop_exist() -> None:
+def verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command of the command line and the words that call it."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from verbs(inner, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+def sections(text: str) -> dict[str, str]:
+    """The parts of a document by their headings, each with the parts below it."""
+    found = {}
+    for match in re.finditer(r"^(#+) (.*)$", text, re.MULTILINE):
+        following = re.search(rf"^#{{1,{len(match[1])}}} ", text[match.end() :], re.MULTILINE)
+        end = match.end() + following.start() if following else len(text)
+        found[match[2]] = text[match.end() : end]
+    return found
+
+
+def test_every_command_and_option_is_in_the_documents() -> None:
+    told = sections((ROOT / "docs" / "cli.md").read_text(encoding="utf-8"))
+    everywhere = told["Options of several commands"]
+    for path, command in verbs(typer.main.get_command(cli.app)):
+        words = " ".join(("edgeface", *path))
+        assert words in told, f"docs/cli.md has no part called {words}"
+        own = told[words]
+        assert f"$ {words}" in own or f"\n{words}" in own, f"{words} is never run in docs/cli.md"
+        for option in command.params:
+            if option.param_type_name == "option":
+                names = [f"`{name}`" for name in option.opts]
+                names += [f"`{name} " for name in option.opts]
+                assert any(n in own + everywhere for n in names), f"{words}: {option.opts}"
+    for variable in re.findall(r'"(EDGEFACE_[A-Z_]+)"', sources(ROOT / "edgeface")):
+        assert f"`{variable}`" in told["Environment"], variable
+
+
+def sources(folder: Path) -> str:
+    return "".join(p.read_text(encoding="utf-8") for p in folder.rglob("*.py"))
+
+
+def test_the_documents_speak_plainly() -> None:
+    metaphors = r"\b(house|rooms?|workshop|lest|foretold|foretells?|hindsight|to be had)\b"
+    for document in [*DOCUMENTS, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]:
+        for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
+            found = re.search(metaphors, line, re.IGNORECASE)
+            assert not found, f"{document.name}:{number}: {found}"
+
+
+def test_the_commands_of_export_exist() -> None:
     for block in blocks(ROOT / "export" / "README.md", "sh"):
         for command in commands(block):
             words = shlex.split(command)
@@ -209,8 +365,9 @@ def test_the_commands_of_the_workshop_exist() -> None:
 
 def test_the_service_starts_what_it_says(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (unit,) = blocks(ROOT / "docs" / "deployment.md", "ini")
+    stock(desk / "people.gallery")
     (start,) = re.findall(r"^ExecStart=/opt/edgeface/bin/(.*)$", unit, re.MULTILINE)
-    run_edgeface(start, monkeypatch)
+    check_edgeface(start, monkeypatch)
 
 
 def test_the_documents_show_lines_as_they_are_printed(sample: Path, desk: Path) -> None:
@@ -239,4 +396,4 @@ def test_every_link_of_the_documents_leads_somewhere() -> None:
 def test_the_readme_is_short_and_says_what_this_is_not() -> None:
     lines = README.splitlines()
     assert len(lines) <= 200
-    assert "Idiap" in lines[1]
+    assert "Idiap" in "".join(lines[:8])

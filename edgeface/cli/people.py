@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +28,7 @@ def list_people(gallery: GalleryFile, as_json: Json = False) -> None:
             {"person_id": p.id, "name": p.name, "kind": str(p.kind), "samples": p.n_samples}
             for p in store.people()
         ]
-    print_rows(rows, as_json)
+    print_rows(rows, as_json, columns=("person_id", "name", "kind", "samples"))
 
 
 @people.command()
@@ -37,17 +39,42 @@ def rename(gallery: GalleryFile, name: str, new: str) -> None:
 
 
 @people.command()
-def merge(gallery: GalleryFile, into: str, other: str) -> None:
+def merge(
+    gallery: GalleryFile,
+    into: str,
+    other: str,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although they are known to be different people.")
+    ] = False,
+) -> None:
     """Give the samples of OTHER to INTO; OTHER is gone."""
     with _store(gallery) as store:
-        store.merge(into, other)
+        store.merge(into, other, force=force)
 
 
 @people.command()
-def forget(gallery: GalleryFile, name: str) -> None:
-    """Erase a person, the bytes in the file included."""
+def forget(
+    gallery: GalleryFile,
+    name: Annotated[str | None, typer.Argument(help="The person to forget.")] = None,
+    strangers: Annotated[
+        bool, typer.Option("--strangers", help="Forget numbered strangers instead.")
+    ] = False,
+    older_than: Annotated[
+        str | None, typer.Option(help="Only strangers not seen for so long: 30d, 12h, 2w.")
+    ] = None,
+) -> None:
+    """Erase a person, or strangers; the bytes in the file included."""
+    if (name is None) != strangers:
+        raise ArgumentError("give either the name of a person or --strangers")
+    if older_than is not None and not strangers:
+        raise ArgumentError("--older-than goes with --strangers; a person is forgotten by name")
+    age = None if older_than is None else _seconds(older_than)
     with _store(gallery) as store:
-        store.forget(name)
+        if name is not None:
+            store.forget(name)
+            return
+        count = store.forget_strangers(None if age is None else time.time() - age)
+    say(f"strangers forgotten: {count}")
 
 
 @people.command("export")
@@ -106,7 +133,7 @@ def samples(gallery: GalleryFile, name: str, as_json: Json = False) -> None:
             }
             for s in store.samples(name)
         ]
-    print_rows(rows, as_json)
+    print_rows(rows, as_json, columns=("sample", "provenance", "quality", "source"))
 
 
 @people.command()
@@ -128,7 +155,7 @@ def audit(gallery: GalleryFile, model: str = "mobilefacenet", as_json: Json = Fa
         }
         for f in found
     ]
-    print_rows(rows, as_json)
+    print_rows(rows, as_json, columns=("flaw", "person", "other", "sample", "similarity"))
 
 
 @people.command()
@@ -138,7 +165,7 @@ def tidy(gallery: GalleryFile, as_json: Json = False) -> None:
 
     with _store(gallery) as store:
         rows = [{"kept": m.kept, "gone": m.gone} for m in merge_strangers(store)]
-    print_rows(rows, as_json)
+    print_rows(rows, as_json, columns=("kept", "gone"))
 
 
 @people.command()
@@ -156,7 +183,7 @@ def history(gallery: GalleryFile, limit: int = 20, as_json: Json = False) -> Non
             }
             for e in store.history(limit)
         ]
-    print_rows(rows, as_json)
+    print_rows(rows, as_json, columns=("entry", "action", "undone", "created"))
 
 
 @people.command()
@@ -172,6 +199,15 @@ def undo(
 def _local(seconds: float) -> str:
     """A Unix time as local time with its offset, ISO 8601."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+def _seconds(span: str) -> float:
+    """A span of time such as 30d, in seconds."""
+    units = {"h": 3600, "d": 86400, "w": 604800}
+    found = re.fullmatch(r"(\d{1,6})([hdw])", span.strip().lower())
+    if found is None:
+        raise ArgumentError(f"--older-than is {span!r}; use hours, days or weeks: 12h, 30d, 2w")
+    return float(found[1]) * units[found[2]]
 
 
 def _is_parquet(file: Path) -> bool:

@@ -20,7 +20,7 @@ from edgeface.cli.options import (
 )
 from edgeface.cli.output import Json, print_rows, say, say_passed
 from edgeface.cli.progress import Progress, each
-from edgeface.errors import ArgumentError
+from edgeface.errors import ArgumentError, GalleryError, ImageError
 
 
 def enroll(
@@ -41,9 +41,9 @@ def enroll(
     with opened(gallery, model=model, runtime=runtime, threads=threads) as identifier:
         for name, files in each(groups, "people"):
             with passed.over(name):
-                done = identifier.enroll(name, files, policy=faces)  # type: ignore[arg-type]
-                for _, reason in done.skipped:
-                    say(f"skipped: {reason}")
+                _check(name)
+                told = _skipped if faces == "skip" else passed.tell
+                done = identifier.enroll(name, files, policy=faces, on_bad=told)  # type: ignore[arg-type]
                 person = done.person
                 rows.append({"person_id": person.id, "name": person.name, "added": done.added})
     print_rows(rows, as_json)
@@ -105,10 +105,13 @@ def calibrate(
         say_passed(listing.passed.items())
         pictures = listing.pictures
     existing(gallery)
+    passed = Passed()
     with opened(gallery, model=model, runtime=runtime, threads=threads) as identifier:
         before = identifier.threshold
         with Progress("comparing") as line:
-            result = identifier.calibrate(pictures, fpir=fpir, progress=line.at)
+            result = identifier.calibrate(
+                pictures, fpir=fpir, progress=line.at, on_bad=passed.tell
+            )
     say(f"the threshold was {before.value:.4f} ({before.origin}), now {result.value:.4f}")
     row = {
         "threshold": round(result.value, 4),
@@ -120,6 +123,21 @@ def calibrate(
         "fpir_high": round(result.measured.high, 6),
     }
     print_rows([row], as_json)
+    passed.finish()
+
+
+def _skipped(reason: ImageError) -> None:
+    say(f"skipped: {reason}")
+
+
+def _check(name: str) -> None:
+    """Refuse a name for itself alone, so that the other folders of people are enrolled."""
+    from edgeface.gallery.records import check_name
+
+    try:
+        check_name(name)
+    except GalleryError as error:
+        raise ImageError(f"nobody is enrolled here: {error}") from error
 
 
 def _groups(what: list[str]) -> list[tuple[str, list[Path]]]:

@@ -184,16 +184,26 @@ class Gallery(Editing):
         they left in the file, which is rewritten. Nothing brings them back."""
         with self._change() as (tables, revision):
             person = tables.named(check_name(name, reserved=False))
-            journal.erase(tables, person.id)
-            tables.drop_person(person.id, revision)
-            # Should the process die before the rewrite, the next opening does it.
-            tables.set("scrub", "due")
+            _erase(tables, [person.id], revision)
+        self._rewrite(f"{person.name!r} is")
+
+    def forget_strangers(self, seen_before: float | None = None) -> int:
+        """Erase the numbered strangers whose newest sample is from before a Unix time (s), all of
+        them by default, as `forget` does for one; how many they were."""
+        with self._change() as (tables, revision):
+            gone = tables.strangers(seen_before)
+            _erase(tables, gone, revision)
+        if gone:
+            self._rewrite(f"{len(gone)} strangers are")
+        return len(gone)
+
+    def _rewrite(self, gone: str) -> None:
         try:
             self._scrub()
         except GalleryError as error:
             raise GalleryError(
-                f"{person.name!r} is forgotten, but traces stay in the file until it can be "
-                f"rewritten, at the latest when it is opened again: {error}"
+                f"{gone} forgotten, but traces stay in the file until it can be rewritten, at the "
+                f"latest when it is opened again: {error}"
             ) from error
 
     def compact(self) -> None:
@@ -291,6 +301,14 @@ class Gallery(Editing):
         with self._change() as (tables, _):
             tables.set("threshold", repr(float(threshold.value)))
             tables.set("threshold_origin", threshold.origin)
+
+
+def _erase(tables: Tables, people: Sequence[int], revision: int) -> None:
+    for person in people:
+        journal.erase(tables, person)
+        tables.drop_person(person, revision)
+    if people:  # should the process die before the file is rewritten, the next opening does it
+        tables.set("scrub", "due")
 
 
 def _cache(database: Database, cipher: Cipher) -> Path | None:

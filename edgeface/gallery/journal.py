@@ -79,7 +79,7 @@ def undo(tables: Tables, revision: int, entry_id: int | None) -> Entry:
         values,
     )
     if not rows:
-        raise GalleryError("there is nothing to undo: see `edgeface gallery journal`")
+        raise GalleryError("there is nothing to undo: no change stands that was not taken back")
     found, created, action, payload, undone = rows[0]
     if undone:
         raise GalleryError(f"change {found} has already been undone")

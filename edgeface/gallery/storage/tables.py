@@ -55,6 +55,16 @@ class Tables(Values):
     def people(self) -> list[Person]:
         return [self._person(row) for row in self.execute(f"{_PERSON} ORDER BY p.id")]
 
+    def strangers(self, seen_before: float | None) -> list[int]:
+        """The ids of the strangers whose newest sample is from before a Unix time, or of all."""
+        rows = self.execute(
+            "SELECT p.id, p.created, max(s.created) FROM person p "
+            "LEFT JOIN sample s ON s.person_id = p.id WHERE p.kind = ? GROUP BY p.id, p.created",
+            (str(Kind.STRANGER),),
+        )
+        seen = {int(i): float(created if last is None else last) for i, created, last in rows}
+        return sorted(i for i, last in seen.items() if seen_before is None or last < seen_before)
+
     def person(self, person_id: int) -> Person:
         rows = self.execute(f"{_PERSON} WHERE p.id = ?", (person_id,))
         if not rows:
