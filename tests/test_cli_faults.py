@@ -111,6 +111,38 @@ def test_one_bad_picture_or_folder_does_not_stop_an_enrolment(run: Run, pile: Pa
     assert "wall.png" in done.err
 
 
+def test_notes_of_other_systems_are_not_pictures(run: Run, pile: Path) -> None:
+    """macOS puts `._x.jpg` beside every picture on a foreign disk, NAS boxes make @eaDir."""
+    eileen = (pile / "eileen.jpg").read_bytes()
+    for file in ("people/Ann/1.jpg", "strangers/1.jpg", "strangers/@eaDir/1.jpg", "video/1.jpg"):
+        (pile / file).parent.mkdir(parents=True, exist_ok=True)
+        (pile / file).write_bytes(eileen)
+        (pile / file).with_name("._1.jpg").write_bytes(b"\0\5\x16\7")
+    (pile / "people" / ".Trash").mkdir()
+    done = run("enroll", "g.gallery", "people")
+    assert (done.code, done.err) == (0, "") and done.rows[0]["added"] == 1
+    done = run("calibrate", "g.gallery", "strangers", "--fpir", "0.9")
+    assert done.code == 1 and "1 " in done.err  # too few, but no bad one
+    assert "._1" not in done.err
+    done = run("identify", "--video", "video", "-g", "g.gallery")
+    assert (done.code, done.err) == (0, "")
+
+
+def test_a_bad_picture_does_not_end_a_folder_watched_as_a_video(run: Run, pile: Path) -> None:
+    folder = pile / "video"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02}.jpg").write_bytes((pile / "eileen.jpg").read_bytes())
+    (folder / "05.jpg").write_bytes(b"")
+    run("enroll", "g.gallery", "Zoë", "eileen.jpg")
+    done = run("identify", "--video", "video", "-g", "g.gallery", "--out", "o.mp4")
+    assert done.code == 1
+    assert [row["event"] for row in done.rows] == ["seen", "identified", "lost"]
+    assert done.rows[-1]["frame"] == 11
+    assert "05.jpg" in done.err and "1 of 12 pictures" in done.err
+    assert Path("o.mp4").stat().st_size > 1000
+
+
 def test_bad_pictures_do_not_stop_a_calibration(run: Run, pile: Path) -> None:
     run("enroll", "g.gallery", "Zoë", "eileen.jpg")
     folder = pile / "strangers"

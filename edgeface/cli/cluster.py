@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeface.cli.options import Threads
 from edgeface.cli.output import Json, print_rows, say, say_passed
+from edgeface.cli.progress import Progress
+from edgeface.errors import ArgumentError
 
 if TYPE_CHECKING:
     from edgeface.piles import Sorted
@@ -35,16 +37,16 @@ def cluster(
     ] = False,
     model: Annotated[str, typer.Option(help="Embedder: a name or file.")] = "mobilefacenet",
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each network.")] = 2,
+    threads: Threads = 2,
     as_json: Json = False,
 ) -> None:
     """Sort a pile of pictures into people: JSON, CSV, a page to look at, folders, a gallery."""
     if pictures is None and not show:
-        raise typer.BadParameter("give a folder of pictures")
+        raise ArgumentError("give a folder of pictures")
     if pictures is None and (update or folders or into):
-        raise typer.BadParameter("--update, --folders and --into need the folder of pictures")
+        raise ArgumentError("--update, --folders and --into need the folder of pictures")
     if folders not in {None, "link", "copy"}:
-        raise typer.BadParameter(f"--folders is {folders!r}; use link or copy")
+        raise ArgumentError(f"--folders is {folders!r}; use link or copy")
     if pictures is not None:
         result = _sort(pictures, out, update, folders, into, collages, model, runtime, threads)
         _tell(result)
@@ -55,7 +57,7 @@ def cluster(
             for p, n in sorted(sizes.items(), key=lambda x: (-x[1], x[0]))
         ]
         print_rows(rows, as_json)
-        print(f"edgeface: see {out / 'report.html'}", file=sys.stderr)
+        say(f"see {out / 'report.html'}")
     if show:
         _serve(out)
 
@@ -79,14 +81,7 @@ def _sort(
 
     detector = Detector.load(runtime=runtime, threads=threads)  # type: ignore[arg-type]
     embedder = Embedder.load(model, runtime=runtime, threads=threads)  # type: ignore[arg-type]
-    with typer.progressbar(
-        length=1, label="pictures", file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.length = max(total, 1)
-            bar.update(done - bar.pos)
-
+    with Progress("pictures") as line:
         result = cluster_folder(
             pictures,
             out,
@@ -96,16 +91,15 @@ def _sort(
             into=folders,  # type: ignore[arg-type]
             collages=collages,
             model=embedder.card.digest,
-            progress=progress,
+            progress=line.at,
         )
     if into is not None:
         with Gallery.open(into, model=embedder.card.digest, size=embedder.size) as gallery:
             threshold = ThresholdProvider(gallery, embedder.card)().known
             done = enroll_people(result, gallery, threshold=threshold)
-        print(
-            f"edgeface: {into}: {done.created} people are new, {done.recognised} were there, "
-            f"{done.added} faces added",
-            file=sys.stderr,
+        say(
+            f"{into}: {done.created} people are new, {done.recognised} were there, "
+            f"{done.added} faces added"
         )
     return result
 
@@ -116,7 +110,7 @@ def _tell(result: Sorted) -> None:
     say_passed(result.passed)
     if result.unfit:
         faces = "1 face" if result.unfit == 1 else f"{result.unfit} faces"
-        print(f"edgeface: {faces} cannot be judged and are nobody", file=sys.stderr)
+        say(f"{faces} cannot be judged and are nobody")
 
 
 def _serve(out: Path) -> None:
@@ -125,6 +119,6 @@ def _serve(out: Path) -> None:
     from edgeface.piles.server import PileServer
 
     with PileServer(out) as server:
-        print(f"edgeface: {server.address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        say(f"{server.address} (Ctrl-C ends it)")
         webbrowser.open(server.address)
         server.serve_forever()

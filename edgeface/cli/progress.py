@@ -44,9 +44,9 @@ class Progress:
         self._done += 1
         self._draw()
 
-    def at(self, done: int, total: int, label: str | None = None) -> None:
+    def at(self, done: int, total: int) -> None:
         """`done` of `total` are done."""
-        self._done, self._total, self._label = done, total, label or self._label
+        self._done, self._total = done, total
         self._draw()
 
     def clear(self) -> None:
