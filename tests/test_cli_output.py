@@ -3,11 +3,14 @@ makes way, and one line for whatever goes wrong."""
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import re
 import sys
 
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -175,3 +178,17 @@ def test_every_error_is_one_line_and_a_code(error: BaseException, code: int, say
     message, found = explain(thrown(error))
     assert found == code
     assert says in message and "password" not in message and "Traceback" not in message
+
+
+def test_the_library_names_no_option_of_the_command_line() -> None:
+    """Who calls from Python has no flags; what an error tells them to do must work there."""
+    found = []
+    for path in (ROOT / "edgeface").rglob("*.py"):
+        if "cli" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise):
+                texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+                told = " ".join(t for t in texts if isinstance(t, str))
+                found += [f"{path.name}:{node.lineno}" for _ in re.findall(r"(?<!\S)--[a-z]", told)]
+    assert found == []
