@@ -21,11 +21,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from edgeface.alignment import align
+    from edgeface.describe import Describer
     from edgeface.detect import Detector
     from edgeface.embed import Embedder
     from edgeface.errors import EdgefaceError
     from edgeface.gallery import Gallery
     from edgeface.identify import Identifier
+    from edgeface.settings import Settings
     from edgeface.types import (
         Decision,
         Event,
@@ -41,11 +43,13 @@ if TYPE_CHECKING:
 
 _HOME = {
     "align": "alignment",
+    "Describer": "describe",
     "Detector": "detect",
     "Embedder": "embed",
     "EdgefaceError": "errors",
     "Gallery": "gallery",
     "Identifier": "identify",
+    "Settings": "settings",
     "frames": "video",
     "Decision": "types",
     "Event": "types",
@@ -59,6 +63,7 @@ _HOME = {
 }
 __all__ = [
     "Decision",
+    "Describer",
     "Detector",
     "EdgefaceError",
     "Embedder",
@@ -68,6 +73,7 @@ __all__ = [
     "Gallery",
     "Identifier",
     "Match",
+    "Settings",
     "Sighting",
     "Status",
     "Template",

@@ -119,7 +119,9 @@ class Calibration:
             for name in ("rates", "values"):
                 found[name] = tuple(map(float, found[name]))
             if found.get("origin", "calibrated") not in ("calibrated", "model"):
-                raise ValueError(f"origin {found['origin']!r}")
+                raise CalibrationError(
+                    f"the stored calibration has the origin {found['origin']!r}: calibrate again"
+                )
             return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
             raise CalibrationError("the stored calibration is damaged: calibrate again") from error

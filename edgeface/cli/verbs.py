@@ -109,9 +109,7 @@ def calibrate(
     with opened(gallery, model=model, runtime=runtime, threads=threads) as identifier:
         before = identifier.threshold
         with Progress("comparing") as line:
-            result = identifier.calibrate(
-                pictures, fpir=fpir, progress=line.at, on_bad=passed.tell
-            )
+            result = identifier.calibrate(pictures, fpir=fpir, progress=line.at, on_bad=passed.tell)
     say(f"the threshold was {before.value:.4f} ({before.origin}), now {result.value:.4f}")
     row = {
         "threshold": round(result.value, 4),
