@@ -63,22 +63,26 @@ class Squaring:
 
 
 def of_folder(folder: Path, name: str, fps: float) -> Generator[Frame]:
-    """The pictures of a folder in the order of their names."""
+    """The pictures of a folder in the order of their names; bad ones are logged and passed over.
+
+    Raises:
+        SourceError: there are none, or, at the end, some could not be read.
+    """
     files = pictures_in(folder, below=False).pictures
     if not files:
         kinds = " ".join(sorted(images.SUFFIXES))
         raise SourceError(f"folder {folder} holds no pictures ({kinds})")
-    read = 0
+    bad = 0
     for index, file in enumerate(files):
         try:
             image = images.read(file)
         except ImageError as error:
             log.warning("%s; going on with the next picture", error)
-            continue
-        read += 1
-        yield Frame(image, index / fps, index, name, datetime.now(UTC))
-    if not read:
-        raise SourceError(f"folder {folder} holds no picture that can be read")
+            bad += 1
+        else:
+            yield Frame(image, index / fps, index, name, datetime.now(UTC))
+    if bad:
+        raise SourceError(f"{bad} of {len(files)} pictures of {folder} could not be read")
 
 
 def of_file(path: Path, name: str) -> Generator[Frame]:
