@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import ROOT, SHARED
 
 from edgeface import video
 from edgeface.errors import ArgumentError, CameraError, SourceError
@@ -319,3 +320,43 @@ def test_the_files_that_were_called_damaged(name: str) -> None:
     if not path.exists():
         pytest.skip("../shared/cases is not beside the checkout")
     assert len(list(frames(path))) > 20
+
+
+def test_a_video_for_which_there_is_no_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clip(tmp_path / "a.mp4")
+    opened = cv2.VideoCapture
+
+    class Starved:
+        """A capture that gets no memory for its fifth frame."""
+
+        def __init__(self, *args: object) -> None:
+            self._real, self._left = opened(*args), 4
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            self._left -= 1
+            return self._real.read() if self._left >= 0 else (False, None)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._real, name)
+
+    monkeypatch.setattr(cv2, "VideoCapture", Starved)
+    monkeypatch.setattr(video.files, "memory_left", lambda: 5 << 20)
+    with pytest.raises(SourceError, match=r"after 4 of 30 frames, with 5 MB left .*ulimit -v"):
+        list(frames(path))
+    monkeypatch.setattr(video.files, "memory_left", lambda: 5 << 30)
+    with pytest.raises(SourceError, match="damaged or cut short"):
+        list(frames(path))
+
+
+def test_the_memory_that_is_left_is_measured() -> None:
+    code = (
+        "import resource; from edgeface.video.files import memory_left as left; print(left()); "
+        "resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30)); print(left() >> 20)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    before, after = done.stdout.split()
+    assert before == "None"
+    assert 4096 < int(after) < 8192

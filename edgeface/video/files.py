@@ -19,6 +19,8 @@ from edgeface.video.container import Container, inspect
 
 log = logging.getLogger(__name__)
 
+SCARCE = 128 << 20  # bytes; the first frame of a 640x360 video takes 30 to 150 MB
+
 
 def length(source: str | int | Path) -> int:
     """Number of frames a file or folder announces, 0 when unknown."""
@@ -131,6 +133,12 @@ def _check_whole(path: Path, read: int, announced: int) -> None:
     Raises:
         SourceError: it gave none, or clearly fewer.
     """
+    left = memory_left()
+    if left is not None and left < SCARCE and read < announced:
+        raise SourceError(
+            f"{path}: decoding stopped after {read} of {announced} frames, with {left >> 20} MB "
+            "left of the memory this process may use; raise that limit (ulimit -v)"
+        )
     if not read:
         raise SourceError(
             f"{path} opens, but OpenCV decodes none of its frames; convert it with: "
@@ -150,3 +158,16 @@ def _check_whole(path: Path, read: int, announced: int) -> None:
     if read < 0.9 * announced - 2:
         raise SourceError(message + "; copy it again. The events so far stand")
     log.warning("%s", message)
+
+
+def memory_left() -> int | None:
+    """Bytes of address space until the limit of this process (`ulimit -v`); None without one.
+    Decoders that get no memory only say that there is no frame."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return None
+    return None if limit == resource.RLIM_INFINITY else max(limit - used, 0)
