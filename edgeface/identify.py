@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
@@ -17,11 +16,12 @@ from edgeface.calibrate import Calibration, calibrate
 from edgeface.cohort import Progress
 from edgeface.decide import decide_together
 from edgeface.describe import Describer
-from edgeface.detect import MAX_SIDE, SURE, Detector
+from edgeface.detect import MAX_SIDE, Detector
 from edgeface.embed import DEFAULT, Embedder
-from edgeface.errors import ArgumentError, ImageError, SourceError
+from edgeface.enrolment import Enrolment, FacePolicy, OnBad, choose, one_face, resembling
+from edgeface.errors import ArgumentError
 from edgeface.follow import Follower
-from edgeface.gallery import Gallery, GrowthRules, Kind, Person
+from edgeface.gallery import Gallery, GrowthRules, Kind
 from edgeface.plot import Curve
 from edgeface.runtime import Runtime
 from edgeface.settings import Settings
@@ -30,19 +30,7 @@ from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider
 from edgeface.trace import Trace
 from edgeface.types import Event, Face, Frame, Sighting, Threshold
-
-OnBad = Callable[[ImageError], object]
-FacePolicy = Literal["require_one", "largest", "skip"]
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolment:
-    """What an enrolment did: the `person`, how many faces were `added`, which sources were not and
-    why, as (source, reason)."""
-
-    person: Person
-    added: int
-    skipped: tuple[tuple[str, str], ...]
+from edgeface.watching import watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +180,7 @@ class Identifier:
         Raises:
             ImageError: a picture is unreadable or shows no face.
         """
-        first, second = (self._one_face(p, "largest").embedding for p in (a, b))
+        first, second = (one_face(self.describer, p, "largest").embedding for p in (a, b))
         assert first is not None and second is not None
         similarity, threshold = float(first @ second), self.threshold
         return Verification(similarity, threshold, similarity >= threshold.value)
@@ -218,29 +206,15 @@ class Identifier:
                 and is not passed over; or none is left.
             GalleryError: the name is not acceptable.
         """
-        _several(pictures)
-        taken: list[Face] = []
-        sources: list[str] = []
-        bad: list[tuple[str, ImageError]] = []
-        for index, picture in enumerate(pictures):
-            label = _label(picture, index)
-            try:
-                taken.append(self._one_face(picture, policy))
-                sources.append(label)
-            except ImageError as error:
-                if policy != "skip" and on_bad is None:
-                    raise
-                bad.append((label, error))
-        if not taken:
-            reasons = "; ".join(str(error) for _, error in bad) or "no picture was given"
-            raise ImageError(f"nothing to enrol for {name!r}: {reasons}")
-        if on_bad is not None:
-            for _, reason in bad:
-                on_bad(reason)
-        embeddings = np.stack([f.embedding for f in taken if f.embedding is not None])
-        qualities = [f.quality for f in taken]
-        person = self.gallery.enroll(name, embeddings, qualities=qualities, sources=sources)
-        return Enrolment(person, len(taken), tuple((label, str(e)) for label, e in bad))
+        chosen = choose(self.describer, name, pictures, policy, on_bad)
+        embeddings = np.stack([f.embedding for f in chosen.faces if f.embedding is not None])
+        person = self.gallery.enroll(
+            name,
+            embeddings,
+            qualities=[f.quality for f in chosen.faces],
+            sources=chosen.sources,
+        )
+        return Enrolment(person, len(chosen.faces), chosen.skipped)
 
     def calibrate(
         self,
@@ -269,43 +243,13 @@ class Identifier:
                 small as `fpir`.
             ImageError: a picture is unreadable or shows no face, and is not passed over.
         """
-        _several(cohort)
         if cohort is None:
             result = self._thresholds.modelled(fpir, progress)
         else:
-            best: list[float] = []
-            pictures = list(cohort)
-            for done, picture in enumerate(pictures, 1):
-                try:
-                    row = self._one_face(picture, "largest").embedding
-                except ImageError as error:
-                    if on_bad is None:
-                        raise
-                    on_bad(error)
-                else:
-                    assert row is not None
-                    best += [m.similarity for m in self.gallery.search(row, 1, kind=Kind.KNOWN)]
-                if progress is not None:
-                    progress(done, len(pictures))
+            best = resembling(self.describer, self.gallery, cohort, progress, on_bad)
             result = calibrate(best, fpir=fpir, size=self.gallery.count(Kind.KNOWN))
         self.gallery.write_note(CALIBRATION, result.to_json())
         return result
-
-    def _one_face(self, picture: images.Source, policy: FacePolicy) -> Face:
-        faces = self.faces(picture)
-        label = _label(picture, None)
-        if not faces:
-            raise ImageError(
-                f"no face found in {label}; use a sharp frontal picture, the face 60 pixels or more"
-            )
-        if len(faces) > 1 and policy != "largest":
-            raise ImageError(
-                f"{len(faces)} faces in {label}, one is needed; give a picture of one person, or "
-                "choose the largest face"
-            )
-        # A leg, a dress or a lens taken for a face is often larger than the face.
-        sure = [f for f in faces if f.score >= SURE]
-        return sure[0] if sure else max(faces, key=lambda f: f.score)
 
     # Video -------------------------------------------------------------------------------------
 
@@ -379,55 +323,10 @@ class Identifier:
         frames = video.frames(
             source, name=name, live=live or self.settings.live, should_stop=should_stop
         )
-        return _watch(follower, frames, every, on_frame, Sinks(sinks))
+        return watch(follower, frames, every, on_frame, Sinks(sinks))
 
     def explain(self, trace: Trace) -> list[Curve]:
         """Per track, how similar its faces and its template were to the person it resembles most;
         `edgeface.plot.plot` draws it."""
         aggregator = self._following().aggregator
         return trace.curves(self.gallery, aggregator, self.threshold.value)
-
-
-def _watch(
-    follower: Follower,
-    frames: Generator[Frame],
-    every: int,
-    on_frame: Callable[[Frame, list[Sighting]], None] | None,
-    sinks: Sinks,
-) -> Generator[Event]:
-    failure: SourceError | ImageError | None = None
-    try:
-        for frame in frames:
-            if frame.index % every:
-                continue
-            for event in follower.step(frame):
-                sinks.publish(event)
-                yield event
-            sinks.show(frame, follower.sightings)
-            if on_frame is not None:
-                on_frame(frame, follower.sightings)
-    except (SourceError, ImageError) as error:
-        failure = error
-    finally:
-        frames.close()
-        farewells = follower.finish()
-        for event in farewells:
-            sinks.publish(event)
-    yield from farewells
-    if failure is not None:
-        raise failure
-
-
-def _several(pictures: object) -> None:
-    """Refuse one picture where several are wanted: the letters of a name are no paths."""
-    if isinstance(pictures, str | bytes | os.PathLike | np.ndarray):
-        raise ArgumentError(
-            f"pictures is one {type(pictures).__name__}: give a list, such as [picture]"
-        )
-
-
-def _label(picture: images.Source, index: int | None) -> str:
-    if isinstance(picture, bytes | np.ndarray):
-        return "the picture" if index is None else f"picture {index + 1}"
-    # A file name need not be UTF-8; what is stored and shown has to be.
-    return os.fsencode(picture).decode("utf-8", "backslashreplace")

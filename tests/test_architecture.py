@@ -50,6 +50,8 @@ LAYERS = {
         "describe",
         "answers",
         "settings",
+        "enrolment",
+        "watching",
         "thresholds",
         "sinks",
         "trace",

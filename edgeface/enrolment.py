@@ -1,0 +1,136 @@
+"""Which faces of the pictures one is given stand for a person."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgeface import images
+from edgeface.cohort import Progress
+from edgeface.describe import Describer
+from edgeface.detect import SURE
+from edgeface.errors import ArgumentError, ImageError
+from edgeface.gallery import Gallery, Kind, Person
+from edgeface.types import Face
+
+OnBad = Callable[[ImageError], object]
+FacePolicy = Literal["require_one", "largest", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What an enrolment did: the `person`, how many faces were `added`, which sources were not and
+    why, as (source, reason)."""
+
+    person: Person
+    added: int
+    skipped: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The `faces` that were chosen, each with the name of its picture in `sources`, and which
+    pictures were not and why, as (source, reason)."""
+
+    faces: list[Face]
+    sources: list[str]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def one_face(describer: Describer, picture: images.Source, policy: FacePolicy) -> Face:
+    """The face of a picture that stands for a person.
+
+    Raises:
+        ImageError: the picture is unreadable, or has no face or, unless `policy` is `largest`,
+            several.
+    """
+    faces = describer(images.read(picture))
+    label = _label(picture, None)
+    if not faces:
+        raise ImageError(
+            f"no face found in {label}; use a sharp frontal picture, the face 60 pixels or more"
+        )
+    if len(faces) > 1 and policy != "largest":
+        raise ImageError(
+            f"{len(faces)} faces in {label}, one is needed; give a picture of one person, or "
+            "choose the largest face"
+        )
+    # A leg, a dress or a lens taken for a face is often larger than the face.
+    sure = [f for f in faces if f.score >= SURE]
+    return sure[0] if sure else max(faces, key=lambda f: f.score)
+
+
+def choose(
+    describer: Describer,
+    name: str,
+    pictures: Iterable[images.Source],
+    policy: FacePolicy,
+    on_bad: OnBad | None,
+) -> Chosen:
+    """A face from each picture of the person `name`; see `Identifier.enroll`."""
+    _several(pictures)
+    taken: list[Face] = []
+    sources: list[str] = []
+    bad: list[tuple[str, ImageError]] = []
+    for index, picture in enumerate(pictures):
+        label = _label(picture, index)
+        try:
+            taken.append(one_face(describer, picture, policy))
+            sources.append(label)
+        except ImageError as error:
+            if policy != "skip" and on_bad is None:
+                raise
+            bad.append((label, error))
+    if not taken:
+        reasons = "; ".join(str(error) for _, error in bad) or "no picture was given"
+        raise ImageError(f"nothing to enrol for {name!r}: {reasons}")
+    if on_bad is not None:
+        for _, reason in bad:
+            on_bad(reason)
+    return Chosen(taken, sources, tuple((label, str(e)) for label, e in bad))
+
+
+def resembling(
+    describer: Describer,
+    gallery: Gallery,
+    cohort: Iterable[images.Source],
+    progress: Progress | None,
+    on_bad: OnBad | None,
+) -> list[float]:
+    """For each picture of a stranger the similarity of the known person they resemble most; see
+    `Identifier.calibrate`."""
+    _several(cohort)
+    best: list[float] = []
+    pictures = list(cohort)
+    for done, picture in enumerate(pictures, 1):
+        try:
+            row = one_face(describer, picture, "largest").embedding
+        except ImageError as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+        else:
+            assert row is not None
+            best += [m.similarity for m in gallery.search(row, 1, kind=Kind.KNOWN)]
+        if progress is not None:
+            progress(done, len(pictures))
+    return best
+
+
+def _several(pictures: object) -> None:
+    """Refuse one picture where several are wanted: the letters of a name are no paths."""
+    if isinstance(pictures, str | bytes | os.PathLike | np.ndarray):
+        raise ArgumentError(
+            f"pictures is one {type(pictures).__name__}: give a list, such as [picture]"
+        )
+
+
+def _label(picture: images.Source, index: int | None) -> str:
+    if isinstance(picture, bytes | np.ndarray):
+        return "the picture" if index is None else f"picture {index + 1}"
+    # A file name need not be UTF-8; what is stored and shown has to be.
+    return os.fsencode(picture).decode("utf-8", "backslashreplace")
