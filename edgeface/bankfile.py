@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.atomic import replacing
+from edgeface.document import Fields, parse
 from edgeface.errors import BankError
 
 _MAGIC = b"EFBANK\r\n"
@@ -30,6 +31,7 @@ _HEAD = struct.Struct("<8sIII")  # magic, version, header bytes, CRC-32 of all b
 _ALIGN = 64
 _LIMIT = 1 << 24  # a header beyond this is damage, not a bank
 _SPARSE = ".exact"  # of these a row here and there is read: reading ahead would fetch them whole
+_LARGEST = 1 << 53  # bytes or rows; beyond this numbers of JSON are not exact
 _DTYPES = {"uint8", "int64", "float16", "float32"}
 
 
@@ -74,8 +76,8 @@ def write(path: Path, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> 
             file.write(bytes(_padded(array.nbytes) - array.nbytes))
 
 
-def read(path: Path, *, verify: bool) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The mapped arrays and the header's own entries; `verify` reads all and compares checksums.
+def read(path: Path, *, verify: bool) -> tuple[dict[str, NDArray[Any]], Fields]:
+    """The mapped arrays and the header; `verify` reads all and compares checksums.
     Raises BankError for a file that is no bank, damaged, cut short, or of another version."""
     try:
         with path.open("rb") as file:
@@ -91,27 +93,36 @@ def read(path: Path, *, verify: bool) -> tuple[dict[str, NDArray[Any]], dict[str
         raise BankError(f"{path}: the header is damaged or cut short; copy or pack the bank again")
     if version != _VERSION:
         raise BankError(f"{path}: bank version {version}, this edgeface reads {_VERSION}")
-    try:
-        meta = json.loads(text)
-        return _map(path, meta, _HEAD.size + length, size, verify=verify), meta
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BankError(f"{path}: the bank's header lacks or garbles {error}") from error
+    header = parse(text, path, BankError)
+    return _map(path, header, _HEAD.size + length, size, verify=verify), header
+
+
+def _section(sections: Fields, label: str) -> tuple[str, tuple[int, ...], int, int]:
+    """Type, shape, offset and checksum of a section, as its header states them."""
+    dtype, shape, at, crc = sections.values(label, 4)
+    sizes = shape if isinstance(shape, list) else [None]
+    numbers = [n for n in (*sizes, at, crc) if type(n) is int and 0 <= n <= _LARGEST]
+    known = isinstance(dtype, str) and dtype in _DTYPES
+    if not known or not 1 <= len(sizes) <= 2 or len(numbers) != len(sizes) + 2:
+        sections.refuse(label, "its type, shape, offset and checksum", [dtype, shape, at, crc])
+    return str(dtype), tuple(numbers[:-2]), numbers[-2], numbers[-1]
 
 
 def _map(
-    path: Path, meta: dict[str, Any], start: int, size: int, *, verify: bool
+    path: Path, header: Fields, start: int, size: int, *, verify: bool
 ) -> dict[str, NDArray[Any]]:
-    if size != start + meta["size"]:
-        raise BankError(f"{path}: {size} bytes, expected {start + meta['size']}; it was cut short")
+    content = header.whole("size", 0, _LARGEST)
+    if size != start + content:
+        raise BankError(f"{path}: {size} bytes, expected {start + content}; it was cut short")
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     whole = np.frombuffer(mapped, dtype=np.uint8)
     arrays = {}
-    for label, (dtype, shape, at, section_crc) in meta["sections"].items():
-        if dtype not in _DTYPES or any(v < 0 for v in shape):
-            raise BankError(f"{path}: section {label} has type {dtype} and shape {shape}")
+    sections = header.fields("sections")
+    for label in sections:
+        dtype, shape, at, section_crc = _section(sections, label)
         length = math.prod(shape) * np.dtype(dtype).itemsize
-        if at < 0 or at % _ALIGN or at + length > meta["size"]:
+        if at % _ALIGN or at + length > content:
             raise BankError(f"{path}: section {label} lies outside the file")
         raw = np.asarray(whole[start + at : start + at + length])
         if verify and zlib.crc32(raw.data) != section_crc:

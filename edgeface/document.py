@@ -86,6 +86,13 @@ class Fields:
             self.refuse(key, f"a list of {'' if count is None else f'{count} '}numbers", value)
         return tuple(self._number(f"{key}[{i}]", v, low, high) for i, v in enumerate(value))
 
+    def values(self, key: str, count: int) -> list[Json]:
+        """A list of `count` values of any kind."""
+        value = self._values.get(key)
+        if not isinstance(value, list) or len(value) != count:
+            self.refuse(key, f"a list of {count} values", value)
+        return value
+
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings."""
         value = self._values.get(key)
@@ -132,16 +139,22 @@ def read(file: Path, error: type[EdgefaceError]) -> Fields:
     try:
         with file.open("rb") as stream:
             data = stream.read(LIMIT + 1)
-        if len(data) > LIMIT:
-            raise error(f"{file}: more than {LIMIT >> 20} MB are no document of edgeface")
+    except OSError as fault:
+        raise error(f"{file} cannot be read: {fault.strerror or fault}") from fault
+    if len(data) > LIMIT:
+        raise error(f"{file}: more than {LIMIT >> 20} MB are no document of edgeface")
+    return parse(data, file, error)
+
+
+def parse(data: bytes, file: Path, error: type[EdgefaceError]) -> Fields:
+    """The object that JSON text from `file` holds; `error` as for `read`."""
+    try:
         value = json.loads(
             data.decode("utf-8"),
             parse_constant=_no_number,
             parse_float=_finite,
             object_pairs_hook=_once,
         )
-    except OSError as fault:
-        raise error(f"{file} cannot be read: {fault.strerror or fault}") from fault
     except RecursionError as fault:
         raise error(f"{file}: nested too deeply; write it anew") from fault
     except ValueError as fault:  # of the decoder, of JSON, of an integer of thousands of digits

@@ -17,12 +17,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface import bankfile, score
+from edgeface.document import Fields
 from edgeface.errors import ArgumentError, BankError
 from edgeface.types import Decision, Status, Threshold
 from edgeface.types import Kind as PersonKind
@@ -281,15 +282,18 @@ class SubmodelBank:
         `verify` reads the whole file against its checksums. Raises BankError for a file that is
         no bank, is damaged, cut short, of another version, or of another embedder.
         """
-        arrays, meta = bankfile.read(Path(path), verify=verify)
+        arrays, header = bankfile.read(Path(path), verify=verify)
+        made_with, scalars = header.text("embedder"), header.fields("scalars")
+        rule = _rule(header.fields("rule"))
+        labels = ("weights", "centres") if "centres" in scalars else ("weights",)
+        _check_types(path, arrays, labels)
+        ids, offsets = arrays["ids"], arrays["offsets"]
+        names = bankfile.Names(arrays["names"], arrays["name_ends"])
         try:
-            rule, made_with, scalars = Rule(**meta["rule"]), meta["embedder"], meta["scalars"]
-            rows = {k: _rows(arrays, k, v, storage == "int8") for k, v in scalars.items()}
-            ids, offsets = arrays["ids"], arrays["offsets"]
-            names = bankfile.Names(arrays["names"], arrays["name_ends"])
-            weights, centres = rows["weights"], rows.get("centres")
-        except (KeyError, TypeError, ValueError, BankError) as error:
-            raise BankError(f"{path}: the bank's header lacks or garbles {error}") from error
+            found = [_rows(arrays, k, scalars, storage == "int8") for k in labels]
+        except BankError as error:
+            raise BankError(f"{path}: the bank's header garbles {error}") from error
+        weights, centres = found[0], found[1] if len(found) > 1 else None
         n, d = arrays["weights.exact"].shape
         shapes = [arrays[k].shape for k in arrays if k.endswith(".exact")]
         ascending = bool(offsets[0] == 0 and offsets[-1] == n and (np.diff(offsets) >= 0).all())
@@ -305,8 +309,34 @@ class SubmodelBank:
         )
 
 
+def _rule(fields: Fields) -> Rule:
+    wide = 1e9
+    return Rule(
+        cast(Kind, fields.text("kind", *KINDS)),
+        fields.number("tau", -wide, wide, default=1.0),
+        fields.number("gamma", -wide, wide, default=1.0),
+        fields.number("fold", 0.0, 1.0, default=0.5),
+        fields.number("threshold", -wide, wide) if "threshold" in fields else None,
+        fields.text("origin", default="user"),
+    )
+
+
+def _check_types(path: str | Path, arrays: dict[str, NDArray[Any]], labels: Sequence[str]) -> None:
+    """The sections that a bank must have, their types and numbers of axes: the scoring kernels
+    trust these."""
+    wanted = {"ids": ("int64", 1), "offsets": ("int64", 1)}
+    wanted |= {"name_ends": ("int64", 1), "names": ("uint8", 1)}
+    for label in labels:
+        wanted |= {f"{label}.codes": ("uint8", 2), f"{label}.exact": ("float16", 2)}
+        wanted |= {f"{label}.scale": ("float32", 1), f"{label}.error": ("float32", 1)}
+    for name, (dtype, axes) in wanted.items():
+        found = arrays.get(name)
+        if found is None or found.dtype != dtype or found.ndim != axes or not len(found):
+            raise BankError(f"{path}: section {name} is not of {dtype} with {axes} axes, or empty")
+
+
 def _rows(
-    arrays: dict[str, NDArray[Any]], label: str, scalars: list[float], quantized: bool
+    arrays: dict[str, NDArray[Any]], label: str, scalars: Fields, quantized: bool
 ) -> score.Rows | score.QuantizedRows:
     codes, scale, error, exact = (
         arrays[f"{label}.{f}"] for f in ("codes", "scale", "error", "exact")
@@ -314,7 +344,7 @@ def _rows(
     n, d = exact.shape
     if codes.shape != (n, -(-d // 64) * 64) or scale.shape != (n,) or error.shape != (n,) or not n:
         raise BankError(f"the shapes of {label}")
-    norm, error_max = (float(v) for v in scalars)
+    norm, error_max = scalars.numbers(label, 0.0, 2.0, count=2)
     if not 0 <= error_max < 2 or not 0 < norm < 2:
         raise BankError(f"the norms of {label}")
     return score.QuantizedRows(codes, scale, error, exact, norm, error_max) if quantized else exact

@@ -1,9 +1,15 @@
 """edgeface.submodels: the rules, the file, and files that were damaged."""
 
+import json
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgeface import score
 from edgeface.errors import BankError
@@ -226,3 +232,54 @@ def test_a_bank_file_that_stored_minus_one_was_never_calibrated(
     )
     bank.save(tmp_path / "old.efb")
     assert SubmodelBank.load(tmp_path / "old.efb").threshold is None
+
+
+HOSTILE = (
+    *(-1, 0, 1, 2**31, 2**63, 10**30, 1.5, None, "x", [], {}, True, -(2**63), 63, 64),
+    *([1] * 4, ["uint8", [1], 0, 0], {"value": {}}, "\0", [[]]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_bank_with_a_hostile_header_answers_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((30, 64)).astype(np.float32)
+    file = tmp_path_factory.getbasetemp() / "hostile.bank"
+    SubmodelBank.pack(
+        rows,
+        rows,
+        submodel=rng.integers(0, 3, 30),
+        names=[f"n{i}" for i in range(30)],
+        rule=Rule("mixmaxsim", threshold=0.2),
+        embedder="x" * 64,
+    ).save(file)
+    raw = file.read_bytes()
+    head = struct.Struct("<8sIII")
+    magic, version, length, _ = head.unpack_from(raw)
+    document = json.loads(raw[head.size : head.size + length])
+    for _ in range(data.draw(st.integers(1, 2))):
+        place: Any = document
+        while True:
+            keys = sorted(place) if isinstance(place, dict) else range(len(place))
+            key = data.draw(st.sampled_from(keys))
+            if not (
+                isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans())
+            ):
+                break
+            place = place[key]
+        place[key] = data.draw(st.sampled_from(HOSTILE))
+    whole = data.draw(st.sampled_from([None, None, None, b"[" * 100_000, b'{"size": NaN}', b"[1]"]))
+    text = json.dumps(document).encode() if whole is None else whole
+    text = text.ljust(-(-(head.size + len(text)) // 64) * 64 - head.size)
+    crc = zlib.crc32(head.pack(magic, version, len(text), 0) + text)
+    body = raw[head.size + length :]
+    file.write_bytes(head.pack(magic, version, len(text), crc) + text + body)
+    try:
+        bank = SubmodelBank.load(file, verify=data.draw(st.booleans()))
+        [str(name) for name in bank.names]
+        bank.identify(rows[:3] / np.linalg.norm(rows[:3], axis=1, keepdims=True))
+    except BankError as error:
+        assert len(str(error)) < 500
