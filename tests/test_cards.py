@@ -195,7 +195,7 @@ def test_a_mutated_card_is_a_card_or_an_error(tmp_path_factory: Any, data: st.Da
         if data.draw(st.booleans()) and isinstance(container, dict):
             container.pop(key)
         else:
-            container[key] = data.draw(st.sampled_from(VALUES))
+            container[key] = copy.deepcopy(data.draw(st.sampled_from(VALUES)))
     file = tmp_path_factory.mktemp("card") / "toy.json"
     file.write_text(json.dumps(document))
     try:

@@ -1,5 +1,6 @@
 """edgeface.submodels: the rules, the file, and files that were damaged."""
 
+import copy
 import json
 import struct
 import zlib
@@ -270,7 +271,7 @@ def test_a_bank_with_a_hostile_header_answers_or_is_refused(
             ):
                 break
             place = place[key]
-        place[key] = data.draw(st.sampled_from(HOSTILE))
+        place[key] = copy.deepcopy(data.draw(st.sampled_from(HOSTILE)))
     whole = data.draw(st.sampled_from([None, None, None, b"[" * 100_000, b'{"size": NaN}', b"[1]"]))
     text = json.dumps(document).encode() if whole is None else whole
     text = text.ljust(-(-(head.size + len(text)) // 64) * 64 - head.size)
