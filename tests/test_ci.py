@@ -15,11 +15,13 @@ from conftest import ROOT
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="apt-get is Debian's")
 
 
-def machine(folder: Path, missing: str) -> dict[str, str]:
-    """The environment of a Debian machine that lacks packages; its apt-get keeps a diary."""
+def machine(folder: Path, missing: str, absent: str = "") -> dict[str, str]:
+    """The environment of a Debian machine that lacks packages, some `absent` from what it could
+    install; its apt-get keeps a diary."""
     scripts = {
         "dpkg": f'case " {missing} " in *" $2 "*) exit 1;; esac; echo Status: install ok installed',
         "apt-get": f'echo "$*" >> {folder}/diary',
+        "apt-cache": f'case " {absent} " in *" $2 "*) exit 1;; esac',
         "id": "echo 0",
         "python3": f'case " {missing} " in *" python3-venv "*) exit 1;; esac',
     }
@@ -71,6 +73,12 @@ def test_a_job_says_yes_by_its_environment(tmp_path: Path) -> None:
     code, _ = run(machine(tmp_path, "strace chromium") | {"CI": "true"})
     installed = "install -y -q --no-install-recommends chromium strace"
     assert code == 0 and diary(tmp_path) == ["update -q", installed]
+
+
+def test_what_a_distribution_does_not_have_is_named_and_left_out(tmp_path: Path) -> None:
+    code, said = run(machine(tmp_path, "strace chromium", "chromium") | {"CI": "true"})
+    assert code == 0 and diary(tmp_path)[-1] == "install -y -q --no-install-recommends strace"
+    assert "has no chromium; going on without it" in said
 
 
 @pytest.mark.parametrize(("answer", "installs"), [("y", True), ("n", False), ("", False)])
