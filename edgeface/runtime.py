@@ -34,7 +34,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 Runtime = Literal["auto", "onnxruntime", "openvino"]
 Chosen = Literal["onnxruntime", "openvino"]
-MAX_THREADS = 512  # each takes memory whether it works or not: a million filled 24 GB
+MAX_THREADS = 256  # each takes memory whether it works or not: a million filled 24 GB
 Tensors = dict[str, NDArray[np.float32]]
 Shape = tuple[int | None, ...]
 

@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, SAMPLE
 from test_models import RUNTIMES
+
+from edgeface.gallery import Gallery
+from edgeface.models import load_card
 
 STRACE = shutil.which("strace")
 NETWORK = ("socket", "connect", "sendto", "sendmsg", "sendmmsg")
@@ -74,6 +78,9 @@ def test_identifying_a_clip_opens_no_socket_and_no_file_of_its_own(
 ) -> None:
     gallery = tmp_path / "office"
     gallery.mkdir()
+    card = load_card("mobilefacenet")
+    with Gallery.open(gallery / "office.gallery", model=card.digest, size=card.size) as people:
+        people.enroll("Alice", np.eye(1, card.size, dtype=np.float32))
     clip = ("--video", str(SAMPLE / "clip.mp4"), "--every", "25")
     edgeface = (sys.executable, "-m", "edgeface.cli", "identify", *clip, "--runtime", runtime)
     calls = traced(tmp_path, *edgeface, "--gallery", str(gallery / "office.gallery"))
