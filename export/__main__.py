@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
+from edgeface.errors import EdgefaceError
+
 VERBS = {
+    "align": ("export.aligned", "cut the faces of ordinary pictures to aligned crops"),
     "pack": ("export.data", "decode aligned crops into one memory-mapped array"),
     "overlap": ("export.overlap", "leave out training identities that look like test identities"),
     "targets": ("export.teachers", "cache teachers' embeddings of the undegraded crops"),
@@ -38,7 +41,11 @@ def main(argv: list[str]) -> int:
     if argv[0] not in VERBS:
         print(f"export: no verb {argv[0]!r}; one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    return int(importlib.import_module(VERBS[argv[0]][0]).main(argv[1:]) or 0)
+    try:
+        return int(importlib.import_module(VERBS[argv[0]][0]).main(argv[1:]) or 0)
+    except EdgefaceError as error:
+        print(f"{argv[0]}: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

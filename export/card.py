@@ -2,8 +2,11 @@
 
 The default threshold comes from training identities that were held out (never from a test set):
 the lowest cosine at which one impostor pair in 10,000 is accepted, or one in all where there are
-fewer. An .xml and .bin beside the .onnx become the card's file for OpenVINO. `--house` states the
-data the shipped models were trained on; other models' cards say what `--data` and `--terms` say.
+fewer. `--checkpoint` says who was held out where the training kept to another pack. With `--labels`
+(see `export.groups`) the card also says how often two people of one age or origin pass for one
+another at that threshold, held-out pictures alone. An .xml and .bin beside the .onnx become the
+card's file for OpenVINO. `--house` states the data the shipped models were trained on; other
+models' cards say what `--data` and `--terms` say.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,22 @@ from numpy.typing import NDArray
 
 from edgeface.calibrate import calibrate
 from edgeface.document import Json
-from edgeface.metrics import Interval, tar_at_far, threshold_at_far
-from edgeface.models import FileRef, Impostors, InputSpec, ModelCard, digest, write_card
+from edgeface.errors import EdgefaceError
+from edgeface.metrics import Interval, binomial_interval, tar_at_far, threshold_at_far
+from edgeface.models import (
+    FileRef,
+    Group,
+    Impostors,
+    InputSpec,
+    ModelCard,
+    digest,
+    read_card,
+    write_card,
+)
 from edgeface.types import Threshold
+from export.checkpoint import read_checkpoint
 from export.data import Pack, hold_out, open_pack
+from export.groups import judged, read_labels, sets_of, strangers
 from export.protocols.embedders import open_embedder
 from export.protocols.identities import Embed
 from export.protocols.lfw import read_lfw, verify
@@ -48,6 +63,12 @@ TEACHERS = {
     "edgeface_xs": "code BSD-3, weights published as non-commercial",
     "mobileface_v2": "MIT repository",
 }
+
+
+# Fewer say nothing: of 100 pairs the rule of three gives a rate of 3 %.
+FEWEST_PEOPLE, FEWEST_PAIRS = 4, 100
+UNPROTECTED = "; it does not hold inside every group:"
+FEWEST_PICTURES = 30  # of a group; they make 435 pairs
 
 
 def held_out_pairs(
@@ -103,6 +124,60 @@ def rate(pairs: int) -> float:
     return max(1e-3, 3.0 / max(1, pairs))
 
 
+def held_rows(data: Pack, checkpoint: Path | None) -> NDArray[np.bool_]:
+    """The rows of a pack that were kept from training: those of the people whom the checkpoint
+    names, or whom every training keeps from itself."""
+    if checkpoint is None:
+        return hold_out(data) & data.keep
+    names = read_checkpoint(checkpoint).get("held_out")
+    if not isinstance(names, list):
+        raise EdgefaceError(f"{checkpoint} does not say who was held out: leave --checkpoint out")
+    if missing := sorted(set(names) - set(data.names)):
+        raise EdgefaceError(
+            f"{len(missing)} people whom {checkpoint} held out are not in the pack, {missing[0]!r} "
+            "among them: give the pack it was trained on"
+        )
+    numbers = [data.names.index(name) for name in names]
+    return np.isin(data.identity, numbers) & data.keep
+
+
+def group_rates(
+    pack: Path,
+    data: Pack,
+    embed: Embed,
+    held: NDArray[np.bool_],
+    threshold: float,
+    args: argparse.Namespace,
+) -> tuple[Group, ...]:
+    """How often two held-out people of one group reach the threshold, worst group first."""
+    if not args.labels:
+        return ()
+    found = []
+    for people in sets_of(data, read_labels(args.labels)):
+        people = people.take(np.flatnonzero(held[people.rows]))
+        if not people.groups or not len(people.rows):
+            continue
+        rows = embed(np.asarray(data.images[people.rows]))
+        apart = strangers(people, judged(pack, args.judge, data, people.rows))
+        for name, mask in people.groups.items():
+            some = np.flatnonzero(mask)
+            if len(some) < FEWEST_PICTURES:
+                continue
+            pairs = np.triu(apart[np.ix_(some, some)], 1)
+            passed = int(((rows[some] @ rows[some].T >= threshold) & pairs).sum())
+            rate = binomial_interval(passed, int(pairs.sum()))
+            found.append(Group(f"{people.name}: {name}", rounded(rate), int(pairs.sum())))
+    return tuple(sorted(found, key=lambda group: -group.rate.value))
+
+
+def unprotected(groups: tuple[Group, ...]) -> str:
+    """What the threshold does not hold for, in words; empty where no group was measured."""
+    if not groups:
+        return ""
+    worst = groups[0]
+    return f"{UNPROTECTED} strangers both of {worst.name} pass in {worst.rate.value:.1%} of pairs"
+
+
 def commit() -> str:
     answer = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
@@ -126,16 +201,40 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--precision", default="fp32 arithmetic, fp16 weights")
     parser.add_argument("--teacher", action="append", default=[], help="teacher file stems")
     parser.add_argument("--phases", default="", help="how it was trained, in words")
+    parser.add_argument("--checkpoint", type=Path, help="what the model was exported from")
+    parser.add_argument("--labels", type=Path, nargs="*", default=[], help="CSV files of groups")
+    parser.add_argument("--judge", type=Path, help="stronger embedder: tells who may be the same")
+    parser.add_argument(
+        "--only-groups", action="store_true", help="bring the groups of an existing card up to date"
+    )
     args = parser.parse_args(argv)
     data = open_pack(args.pack)
     embed = open_embedder(fastest(args.model))
-    rows = np.flatnonzero(hold_out(data) & data.keep & (data.identity >= 0))
+    held = held_rows(data, args.checkpoint)
+    if args.only_groups:
+        card = read_card(args.model.with_suffix(".json"))
+        found = group_rates(args.pack, data, embed, held, card.threshold.value, args)
+        base = card.derivation.partition(UNPROTECTED)[0]
+        write_card(replace(card, groups=found, derivation=base + unprotected(found)))
+        print(json.dumps({group.name: rounded(group.rate.value) for group in found}))
+        return 0
+    rows = np.flatnonzero(held & (data.identity >= 0))
+    people = len(np.unique(data.identity[rows]))
+    if people < FEWEST_PEOPLE:
+        raise EdgefaceError(
+            f"{people} people were held out of training, {FEWEST_PEOPLE} are the least to find a "
+            "threshold by: train on a pack of more people"
+        )
     clean = embed(np.asarray(data.images[rows]))
     similarity, same = held_out_pairs(data, clean, rows)
     pairs = int((~same).sum())
+    if pairs < FEWEST_PAIRS:
+        raise EdgefaceError(
+            f"the {people} people held out make {pairs} pairs of strangers, {FEWEST_PAIRS} are the "
+            "least to find a threshold by: train on a pack of more people or pictures"
+        )
     far = max(1e-4, 1 / max(1, pairs))
     threshold = threshold_at_far(similarity[~same], far)
-    people = len(np.unique(data.identity[rows]))
     metrics: dict[str, Json] = {
         "held_out_tar_at_far_1e-4": round(tar_at_far(similarity, same, far), 5),
         "held_out_24px_tar_at_far_1e-3": round(small_probe_tar(data, embed, rows, clean), 5),
@@ -148,11 +247,12 @@ def main(argv: list[str]) -> int:
             "tar_at_far_1e-3": round(measured["tar_at_far1e-3"] / 100, 5),
         }
     # What `Calibration.default_at` reads: impostor pairs, that is searches in a gallery of one.
+    groups = group_rates(args.pack, data, embed, held, round(float(threshold), 4), args)
     curve = calibrate(similarity[~same], fpir=rate(pairs), size=1)
     impostors = Impostors(*(rounded(getattr(curve, f.name)) for f in fields(Impostors)))
     training: dict[str, Json] = {
         "data": dict(DATA) if args.house else args.data,
-        "pictures": int((~hold_out(data) & data.keep).sum()),
+        "pictures": int((~held & data.keep).sum()),
         "teachers": {t: TEACHERS.get(t, "unknown terms") for t in args.teacher},
         "phases": args.phases,
         "excluded": EXCLUDED if args.house else "",
@@ -167,12 +267,13 @@ def main(argv: list[str]) -> int:
         size=len(embed(np.asarray(data.images[:1]))[0]),
         threshold=Threshold(round(float(threshold), 4), "card"),
         derivation=f"cosine at FAR {far:.0e} over {pairs:,} impostor pairs of {people} "
-        "held-out training identities",
+        f"held-out training identities{unprotected(groups)}",
         input=InputSpec("image", size=(112, 112)),
         outputs={"embedding": "embedding", "norm": "norm"},
         alignment="arcface-112",
         license=LICENCE if args.house else args.terms,
         impostors=impostors,
+        groups=groups,
         variants={"openvino": FileRef(ir, digest(ir))} if ir.exists() else {},
         about={
             "bytes": args.model.stat().st_size,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgeface.metrics import equal_error_rate, tar_at_far
-from export.data import Pack, list_crops, open_pack, pack
+from export.data import Pack, hold_out, list_crops, open_pack, pack
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -49,15 +49,19 @@ class Split:
     label: Ints
     classes: int
 
+    def names(self, data: Pack) -> list[str]:
+        """Who is held out."""
+        return [data.names[number] for number in np.unique(data.identity[self.held])]
 
-def split_people(data: Pack, *, part: float = 0.1, least: int = 2) -> Split:
-    """Every 1/`part`-th person is held out, at least two; people with fewer than `least` pictures
-    are left out. DataError when fewer than two remain on either side."""
+
+def split_people(data: Pack, *, least: int = 2) -> Split:
+    """Those whom `hold_out` keeps from every training, and the others; people with fewer than
+    `least` pictures are left out. DataError when fewer than two remain on either side."""
     rows = np.flatnonzero(data.keep & (data.identity >= 0))
     people, counts = np.unique(data.identity[rows], return_counts=True)
     people = people[counts >= least]
-    every = max(2, min(round(1 / part), len(people) // 2)) if len(people) > 3 else 2
-    held_people, trained = people[::every], np.delete(people, slice(None, None, every))
+    kept = np.isin(people, data.identity[hold_out(data)])
+    held_people, trained = people[kept], people[~kept]
     if len(trained) < 2 or len(held_people) < 2:
         raise DataError(f"{len(people)} people with {least} pictures or more; 4 are the least")
     number = np.full(int(data.identity.max()) + 1, -1)

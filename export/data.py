@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.errors import EdgefaceError
+
 SIZE = 112
 HELD_FAMILIES = 60
 FAMILY_SEED = 60
@@ -96,21 +98,34 @@ def list_crops(folder: Path, drop: set[str]) -> list[Crop]:
     return rows
 
 
-def pack(rows: list[Crop], target: Path) -> int:
+def pack(rows: list[Crop], target: Path, *, resize: bool = False) -> int:
     """Decode `rows` into `target`.npy and .tsv; returns how many. Unreadable pictures are named on
-    stderr and left out; pictures of another size are resized to 112×112."""
+    stderr and left out.
+
+    EdgefaceError for a picture of another size than 112×112, which is no aligned crop; with
+    `resize` it is taken for one and shrunk.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     images = np.lib.format.open_memmap(
         target.with_suffix(".part.npy"), "w+", np.uint8, (len(rows), SIZE, SIZE, 3)
     )
     archives = {s: zipfile.ZipFile(s) for s in {r.source for r in rows} if s.suffix == ".zip"}
-    lines = []
+    lines, resized = [], 0
     for row in rows:
         picture = row.decode(archives.get(row.source))
         if picture is None:
             print(f"pack: cannot decode {row.name}, left out", file=sys.stderr)
             continue
         if picture.shape[:2] != (SIZE, SIZE):
+            if not resize:
+                target.with_suffix(".part.npy").unlink()
+                height, width = picture.shape[:2]
+                raise EdgefaceError(
+                    f"{row.name} is {width}×{height}, an aligned crop of {SIZE}×{SIZE} is needed: "
+                    "run `python -m export align` on the folder; or, where its pictures are crops "
+                    "aligned to that template at another size, `python -m export pack --resize`"
+                )
+            resized += 1
             picture = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         images[len(lines)] = picture
         lines.append(f"{row.identity}\t{row.name}\n")
@@ -129,6 +144,8 @@ def pack(rows: list[Crop], target: Path) -> int:
     else:
         target.with_suffix(".part.npy").replace(target.with_suffix(".npy"))
     target.with_suffix(".tsv").write_text("".join(lines))
+    if resized:
+        print(f"\rpack: {resized} pictures were resized to {SIZE}×{SIZE}", file=sys.stderr)
     print(f"\rpack: {len(lines)} crops in {target.with_suffix('.npy')}", file=sys.stderr)
     return len(lines)
 
@@ -149,11 +166,14 @@ def open_pack(target: Path) -> Pack:
     return Pack(images, identity, tuple(names), tuple(row[1] for row in table), keep)
 
 
-def hold_out(data: Pack, fraction: float = 0.04) -> NDArray[np.bool_]:
-    """Rows kept from training: every `1/fraction`-th identity whole (a fifth of them where there
-    are fewer than 100), as many of the pictures without identity, and of a set of families 60 whole
-    families (a fifth where there are fewer than 300), drawn by a fixed seed."""
-    every = 5 if 0 < data.identity.max(initial=-1) < 99 else round(1 / fraction)
+def hold_out(data: Pack) -> NDArray[np.bool_]:
+    """Rows kept from every training: each 25th identity whole (a tenth of them where there are
+    fewer than 1,000, a fifth of fewer than 100, two at the least), as many of the pictures without
+    identity, and of a set of families 60 whole families (a fifth where there are fewer than 300),
+    drawn by a fixed seed."""
+    people = int(data.identity.max(initial=-1)) + 1
+    every = 25 if people == 0 or people >= 1000 else 10 if people >= 100 else 5
+    every = max(2, min(every, people // 2)) if people else every
     unknown = data.identity < 0
     held = np.where(unknown, np.arange(len(unknown)) % every == 0, data.identity % every == 0)
     groups = sorted({family_of(name) for name in data.names} - {""})
@@ -204,6 +224,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--drop-names", type=Path, metavar="FILE", help="identities to leave out, one a line"
     )
+    parser.add_argument("--resize", action="store_true", help="take crops of other sizes as well")
     args = parser.parse_args(argv)
     drop = set()
     if args.drop_names:
@@ -217,7 +238,7 @@ def main(argv: list[str]) -> int:
     if not rows:
         print(f"pack: no pictures ({', '.join(sorted(SUFFIXES))}) found", file=sys.stderr)
         return 1
-    return 0 if pack(rows, args.out) else 1
+    return 0 if pack(rows, args.out, resize=args.resize) else 1
 
 
 if __name__ == "__main__":

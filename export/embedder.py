@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edgeface.errors import EdgefaceError
 from export.augment import STRENGTHS
+from export.checkpoint import read_checkpoint
 from export.classes import (
     Bar,
     DataError,
@@ -34,7 +36,16 @@ from export.data import Pack
 from export.losses import MarginHead
 from export.networks.mobilefacenet import SPECS, build
 from export.teachers import to_input
-from export.training import Course, as_tensor, batches, cosine_rate, optimiser, save, set_rate
+from export.training import (
+    Course,
+    as_tensor,
+    batches,
+    cosine_rate,
+    finite,
+    optimiser,
+    save,
+    set_rate,
+)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -76,12 +87,15 @@ def embed(network: nn.Module, images: NDArray[np.uint8], device: torch.device) -
 class Run:
     """One training: networks, optimiser, history, and the best network so far."""
 
-    def __init__(self, args: argparse.Namespace, split: Split, device: torch.device) -> None:
+    def __init__(
+        self, args: argparse.Namespace, split: Split, device: torch.device, held_out: list[str]
+    ) -> None:
         torch.manual_seed(args.seed)
         self.args, self.device, self.split = args, device, split
+        self.held_out = held_out
         self.network = build(args.network)
         if args.init:
-            self.network.load_state_dict(torch.load(args.init, weights_only=True)["student"])
+            self.network.load_state_dict(read_checkpoint(args.init, "student")["student"])
         width = self.network.spec.embedding
         self.head = MarginHead(
             width,
@@ -107,6 +121,7 @@ class Run:
         with autocast(self.device):
             embedding = self.network(x)
         loss = self.head(embedding.float(), torch.from_numpy(label).to(self.device))
+        finite(float(loss.item()), self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.both.parameters(), 5.0)
@@ -139,6 +154,7 @@ class Run:
             optimizer=self.optimizer.state_dict(),
             worse=self.worse,
             best=self.best,
+            held_out=self.held_out,
             history=self.history,
         )
 
@@ -158,7 +174,7 @@ def train_embedder(args: argparse.Namespace) -> Run:
     torch.set_num_threads(args.threads)
     epoch = max(1, len(split.train) // args.batch)
     args.total = args.epochs * epoch
-    run, checkpoint = Run(args, split, device), args.out / "embedder.pt"
+    run, checkpoint = Run(args, split, device, split.names(data)), args.out / "embedder.pt"
     if args.resume and checkpoint.exists():
         run.load(checkpoint)
     course = Course(where, split.train, args.batch, args.seed + 7, STRENGTHS[args.strength])
@@ -185,7 +201,7 @@ def main(argv: list[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         run = train_embedder(args)
-    except DataError as error:
+    except (DataError, EdgefaceError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
     print(f"train: {args.out / 'embedder.pt'}, EER {100 * run.best:.2f} % on people held out")

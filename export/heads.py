@@ -23,8 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from edgeface import score
+from edgeface.calibrate import Calibration, from_model
+from edgeface.cohort import MOST, Cohort, resemblance
 from edgeface.errors import EdgefaceError
+from edgeface.models import cards
 from edgeface.submodels import KINDS, Rule, SubmodelBank, calibrate, choose, tune, unit
+from edgeface.types import Threshold
 
 PARTITIONS = ("kmeans", "random", "single")
 
@@ -417,7 +421,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--partition", choices=PARTITIONS, default="kmeans")
     parser.add_argument("--rule", choices=[*KINDS, "best"], default="best")
     parser.add_argument("--val", type=int, default=5, help="embeddings per class held out")
-    parser.add_argument("--unknown", type=Path, help="features of strangers, for the threshold")
+    parser.add_argument(
+        "--unknown",
+        type=Path,
+        help="features of strangers, for the threshold; without"
+        " them a model of strangers stands in",
+    )
     parser.add_argument("--fpir", type=float, default=1e-2)
     parser.add_argument("--epochs", type=int, default=HeadSettings().epochs)
     parser.add_argument("--seed", type=int, default=0)
@@ -434,6 +443,29 @@ def main(argv: list[str]) -> int:
     except (EdgefaceError, ValueError, OSError) as error:
         print(f"heads: {error}", file=sys.stderr)
         return 1
+
+
+def modelled(centres: NDArray[np.float32], embedder: str, fpir: float) -> Threshold | None:
+    """The threshold for classes of these `centres` by the impostor model of the embedder with that
+    digest, never below what its card expects; None, said on stderr, where it has no such model."""
+    card = next((card for card in cards() if card.digest == embedder), None)
+    place = None if card is None else card.path.with_suffix(".cohort.npz")
+    if card is None or place is None or not place.is_file():
+        print(
+            "heads: no strangers were given and there is no impostor model of that embedder: the "
+            "bank has no threshold of its own, whoever opens it takes the one of the model's card",
+            file=sys.stderr,
+        )
+        return None
+    size, model = len(centres), Cohort.load(place, model=embedder)
+    some = np.random.default_rng(0).permutation(size)[:MOST]
+    forecast = model.forecast(size, resemblance([centres[i][None] for i in np.sort(some)]))
+    curve = Calibration.of_card(card)
+    return from_model(
+        forecast.values, forecast.expected, forecast.safe, forecast.high,
+        fpir=fpir, size=size, people=model.people, least=model.least(size),
+        floor=card.threshold.value if curve is None else curve.default_at(size).value,
+    ).threshold  # fmt: skip
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -457,7 +489,10 @@ def _run(args: argparse.Namespace) -> int:
     bank = pack(rule)
     if args.unknown:
         similarities = bank.classify(unit(load_features(args.unknown).x))[1]
-        limit = calibrate(similarities, args.fpir, len(bank))
+        limit: Threshold | None = calibrate(similarities, args.fpir, len(bank))
+    else:
+        limit = modelled(centres, digest, args.fpir)
+    if limit is not None:
         values = {f: getattr(rule, f) for f in ("kind", "tau", "gamma", "fold")}
         bank = pack(Rule(**values, threshold=limit.value, origin=limit.origin))
     bank.save(args.out)

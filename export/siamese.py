@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.embed import DEFAULT, Embedder
+from edgeface.errors import EdgefaceError
+from export.checkpoint import read_checkpoint
 from export.classes import (
     Bar,
     DataError,
@@ -46,7 +48,11 @@ from export.losses import contrastive, triplet_batch_hard
 from export.networks.inception_resnet import InceptionResNetV1, freeze_norms
 from export.protocols.lfw import read_lfw, verify
 from export.teachers import to_input
-from export.training import cosine_rate, save
+from export.to_onnx import load_network
+from export.training import cosine_rate, finite, save
+
+# Cosine of a checkpoint and the model exported from it: .99 and more with 8-bit integers.
+SAME_NETWORK = 0.97
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -98,7 +104,7 @@ def make_network(args: argparse.Namespace, inputs: Inputs) -> nn.Module:
     else:
         network = InceptionResNetV1()
     if args.init:
-        network.load_state_dict(torch.load(args.init, weights_only=True)["network"])
+        network.load_state_dict(read_checkpoint(args.init, "network")["network"])
     return network.to(inputs.device)
 
 
@@ -178,6 +184,7 @@ def fit(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         history.append({"step": step + 1, "loss": loss.item()})
+        finite(loss.item(), step + 1)
         bar.show(step + 1, f"loss {loss.item():.3f}, EER {100 * best:.2f} %")
     print(file=sys.stderr)
     return Outcome(kept, kept_step, history)
@@ -186,7 +193,7 @@ def fit(
 def fold_head(weight: Tensor, checkpoint: Path, target: Path) -> None:
     """Write an embedder checkpoint whose raw embedding is `weight` times the old one: the head's
     linear layer takes it all, its normalisation becomes a plain shift."""
-    state = torch.load(checkpoint, weights_only=True)
+    state = read_checkpoint(checkpoint, "network", "student", "step")
     student, name = dict(state["student"]), "blocks.head"
     scale = student[f"{name}.norm.weight"] / (student[f"{name}.norm.running_var"] + 1e-5).sqrt()
     shift = student[f"{name}.norm.bias"] - student[f"{name}.norm.running_mean"] * scale
@@ -196,6 +203,25 @@ def fold_head(weight: Tensor, checkpoint: Path, target: Path) -> None:
     student[f"{name}.norm.running_mean"] = 0 * ones
     student[f"{name}.norm.weight"], student[f"{name}.norm.bias"] = ones, weight @ shift
     save(target, network=state["network"], phase="siamese", step=state["step"], student=student)
+
+
+def check_same(checkpoint: Path, embedder: Embedder, images: NDArray[np.uint8]) -> None:
+    """EdgefaceError unless the checkpoint is of the embedder under the head: a head that was learnt
+    on one network's embeddings is noise to another's."""
+    network, _ = load_network(checkpoint)
+    with torch.no_grad():
+        raw = network(torch.from_numpy(to_input(images))).numpy()
+    theirs = embedder(np.ascontiguousarray(images))
+    cosine = -1.0
+    if raw.shape == theirs.shape:
+        unit = raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-12)
+        cosine = float((unit * theirs).sum(1).mean())
+    if cosine < SAME_NETWORK:
+        raise EdgefaceError(
+            f"{checkpoint} is not the checkpoint of {embedder.card.name}, on whose embeddings the "
+            f"head is trained (cosine {cosine:.3f} on the same pictures): give --fold the one it "
+            "was exported from, or --embedder the model exported from it"
+        )
 
 
 def gate(
@@ -243,6 +269,8 @@ def main(argv: list[str]) -> int:
         "train": inputs.of(data.images[split.train]),
         "held": inputs.of(data.images[split.held]),
     }
+    if args.fold and inputs.embedder:
+        check_same(args.fold, inputs.embedder, np.asarray(data.images[split.train[:32]]))
     start = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
     outcome = fit(network, inputs, seen, split, data.identity, args)
     draw_curves(outcome.history, args.out / "curves.png")
@@ -258,7 +286,13 @@ def main(argv: list[str]) -> int:
         network.load_state_dict(start)
         outcome, figures = gate(network, inputs, outcome, args.lfw)
         report |= figures | {"step_kept": outcome.step}
-    save(args.out / "siamese.pt", network=outcome.state, kind=args.network, step=outcome.step)
+    save(
+        args.out / "siamese.pt",
+        network=outcome.state,
+        kind=args.network,
+        step=outcome.step,
+        embedder=inputs.embedder.card.digest if inputs.embedder else "",
+    )
     if args.fold and inputs.embedder:
         fold_head(outcome.state["weight"], args.fold, args.out / "embedder.pt")
     (args.out / "siamese.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from export.checkpoint import read_checkpoint
 from export.folded import Layer, absorb, fold_network
 from export.networks.mobilefacenet import MobileFaceNet, build
 from export.onnx_graph import Graph
@@ -122,7 +122,7 @@ def to_onnx(
 
 def load_network(checkpoint: Path) -> tuple[MobileFaceNet, dict[str, object]]:
     """The network of a checkpoint in evaluation mode and the rest of what the checkpoint says."""
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    state = read_checkpoint(checkpoint, "network", "student", "phase", "step")
     network = build(state["network"])
     network.load_state_dict(state["student"])
     return network.eval(), {k: state[k] for k in ("network", "phase", "step")}

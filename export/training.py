@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeface.errors import EdgefaceError
 from export.augment import Strength, augment
 from export.data import hold_out, open_pack
 from export.teachers import open_teacher, run_teacher, to_input
@@ -179,6 +180,16 @@ def save(path: Path, **state: object) -> None:
     part.replace(path)
 
 
+def finite(loss: float, step: int | None = None) -> None:
+    """EdgefaceError where training has diverged: what comes after would be made of NaN."""
+    if not math.isfinite(loss):
+        at = "" if step is None else f" after step {step}"
+        raise EdgefaceError(
+            f"the loss is {loss}{at}: training has diverged and ends, what was saved before is "
+            "kept; train with a smaller --rate, or from the weights of an earlier run"
+        )
+
+
 @dataclass(slots=True, eq=False)
 class Journal:
     """Smoothed figures as JSON lines, to a file and to stderr."""
@@ -204,6 +215,9 @@ class Journal:
             self.file.close()
 
     def add(self, values: dict[str, float]) -> None:
+        """Take the figures of one step; EdgefaceError when one of them is no number any more."""
+        for value in values.values():
+            finite(value)
         for name, value in values.items():
             self.smooth[name] = 0.97 * self.smooth.get(name, value) + 0.03 * value
 

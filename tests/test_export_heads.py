@@ -8,7 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edgeface.calibrate import Calibration  # noqa: E402
 from edgeface.errors import EdgefaceError  # noqa: E402
+from edgeface.models import load_card  # noqa: E402
 from edgeface.submodels import Rule, SubmodelBank, unit  # noqa: E402
 from export import heads  # noqa: E402
 
@@ -152,3 +154,27 @@ def test_onnx_says_what_the_bank_says(tmp_path: Path, kind: str) -> None:
         plain = openvino.Core().compile_model(str(tmp_path / "bank.xml"), "CPU")(data.x)
         np.testing.assert_array_equal(plain["class"][:, 0], classes)
         np.testing.assert_allclose(plain["similarity"][:, 0], similarities, atol=1e-5)
+
+
+def test_a_bank_without_strangers_gets_its_threshold_from_the_model_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = load_card("mobilefacenet", "embedding", verify=False)
+    curve = Calibration.of_card(card)
+    assert curve is not None
+    centres = unit(np.random.default_rng(0).standard_normal((50, card.size)))
+    limit = heads.modelled(centres, card.digest, 1e-2)
+    assert limit is not None and limit.origin == "model:fpir=1e-2@N=50"
+    assert limit.value >= curve.default_at(50).value
+    # Classes that resemble each other need a higher one.
+    alike = unit(centres + 0.12)
+    assert heads.modelled(alike, card.digest, 1e-2).value > limit.value  # type: ignore[union-attr]
+    folder = tmp_path / "people"
+    folder.mkdir()
+    data = features(classes=8)
+    for c, name in enumerate(data.names):
+        np.savez(folder / f"{name}.npz", x=data.x[data.y == c])
+    out = ["-o", str(tmp_path / "bank.efb"), "--embedder", "e" * 64, "--epochs", "1"]
+    assert heads.main([str(folder), *out, "--submodels", "2"]) == 0
+    assert "no threshold of its own" in capsys.readouterr().err
+    assert SubmodelBank.load(tmp_path / "bank.efb").threshold is None

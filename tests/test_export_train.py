@@ -1,6 +1,8 @@
 """A stranger's path: folders of people to an INT8 file that the package loads; siamese training."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ cv2 = pytest.importorskip("cv2")
 from tiny_network import TINY  # noqa: E402
 
 from edgeface.embed import Embedder  # noqa: E402
-from export import card, classes, quantize, siamese, train  # noqa: E402
+from edgeface.errors import EdgefaceError  # noqa: E402
+from export import card, classes, quantize, siamese, to_onnx, train, training  # noqa: E402
 from export.data import open_pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
 from export.networks.inception_resnet import InceptionResNetV1, freeze_norms  # noqa: E402
+from export.teachers import to_input  # noqa: E402
 
 PEOPLE, PICTURES = 20, 6
 
@@ -133,6 +137,7 @@ class PatternEmbedder:
     """Stands for a shipped embedder: the mean colours of a coarse grid."""
 
     size = 12
+    card = SimpleNamespace(digest="p" * 64, name="patterns")
 
     def __call__(self, crops):
         grid = crops.reshape(len(crops), 2, 56, 2, 56, 3).mean((2, 4)).reshape(len(crops), -1)
@@ -210,3 +215,88 @@ def test_inception_resnet_gives_a_picture_one_embedding_whatever_the_batch():
     with torch.no_grad():
         together, alone = network(x), network(x[:1])
     torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_card_is_measured_on_people_the_training_never_saw(people, tmp_path):
+    assert run(people, tmp_path, "--epochs", "1") == 0
+    checkpoint = tmp_path / "embedder.pt"
+    held = torch.load(checkpoint, weights_only=True)["held_out"]
+    data = open_pack(tmp_path / "pack")
+    rows = card.held_rows(data, checkpoint)
+    trained = classes.split_people(data).train
+    assert len(held) == 4 and {data.names[i] for i in data.identity[rows]} == set(held)
+    assert not set(np.flatnonzero(rows)) & set(trained)
+    # The same without the checkpoint: there is one split.
+    assert (card.held_rows(data, None) == rows).all()
+    # Another pack, in which the same people have other numbers: the checkpoint knows them.
+    fewer = tmp_path / "fewer"
+    for name in [*held, "person 19", "person 18"]:
+        source = people / name.split("/")[1] if "/" in name else people / name
+        shutil.copytree(source, fewer / "people" / source.name)
+    _, other = classes.open_data(fewer / "people", tmp_path / "b")
+    renamed = [name.replace(held[0].split("/")[0], "people") for name in held]
+    torch.save({"held_out": renamed}, tmp_path / "named.pt")
+    measured = card.held_rows(other, tmp_path / "named.pt")
+    assert {other.names[i] for i in other.identity[measured]} == set(renamed)
+    torch.save({"held_out": ["people/nobody"]}, tmp_path / "named.pt")
+    with pytest.raises(EdgefaceError, match="are not in the pack, 'people/nobody'"):
+        card.held_rows(other, tmp_path / "named.pt")
+
+
+def test_a_card_from_too_few_people_is_refused(people, tmp_path):
+    small = tmp_path / "small"
+    for name in sorted(p.name for p in people.iterdir())[:5]:
+        shutil.copytree(people / name, small / name)
+    assert run(small, tmp_path, "--epochs", "1") == 0
+    checkpoint, pack = str(tmp_path / "embedder.pt"), str(tmp_path / "pack")
+    assert to_onnx.main([checkpoint, "--out", str(tmp_path / "m.onnx")]) == 0
+    with pytest.raises(EdgefaceError, match="3 people were held out of training, 4 are"):
+        card.main([str(tmp_path / "m.onnx"), "--pack", pack])
+    assert not (tmp_path / "m.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_diverged_run_ends_with_a_sentence_and_keeps_what_was_good(people, tmp_path, capsys):
+    assert run(people, tmp_path, "--epochs", "1") == 0
+    before = (tmp_path / "embedder.pt").read_bytes()
+    assert run(people, tmp_path, "--epochs", "3", "--rate", "1e30", "--resume") == 1
+    said = capsys.readouterr().err
+    assert "diverged" in said and "--rate" in said
+    assert (tmp_path / "embedder.pt").read_bytes() == before
+    with training.Journal(tmp_path / "j.jsonl", 1) as journal:
+        journal.add({"loss": 1.0})
+        with pytest.raises(EdgefaceError, match="diverged"):
+            journal.add({"loss": float("nan")})
+
+
+def test_a_head_is_folded_into_no_other_embedder(people, tmp_path, patterns, capsys):
+    torch.manual_seed(4)
+    student = mobilefacenet.build("tiny").state_dict()
+    file = tmp_path / "other.pt"
+    torch.save({"network": "tiny", "phase": "end", "step": 1, "student": student}, file)
+    with pytest.raises(EdgefaceError, match="is not the checkpoint of patterns"):
+        match(people, tmp_path / "out", "--fold", str(file))
+    assert not (tmp_path / "out" / "embedder.pt").exists()
+    network, _ = to_onnx.load_network(file)
+
+    def same(crops):
+        with torch.no_grad():
+            raw = network(torch.from_numpy(to_input(crops))).numpy()
+        return raw / np.linalg.norm(raw, axis=1, keepdims=True)
+
+    images = np.random.default_rng(0).integers(0, 256, (4, 112, 112, 3), np.uint8)
+    siamese.check_same(file, same, images)  # its own is taken
+
+
+def test_files_that_are_no_checkpoint_are_told_apart(people, tmp_path, patterns):
+    assert match(people, tmp_path) == 0
+    (tmp_path / "text.pt").write_text("nothing")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name, what in {
+        "siamese.pt": "is a head of `train siamese`.*--fold",
+        "text.pt": "is not a checkpoint",
+        "list.pt": "no checkpoint of this kind",
+        "none.pt": "cannot be read",
+    }.items():
+        with pytest.raises(EdgefaceError, match=what):
+            to_onnx.load_network(tmp_path / name)

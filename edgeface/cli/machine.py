@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -28,6 +29,31 @@ def list_models(as_json: Json = False) -> None:
         }
         for c in cards()
     ]
+    print_rows(rows, as_json)
+
+
+@models.command("groups")
+def show_groups(
+    name: Annotated[str, typer.Argument(help="Name or file of an embedder.")] = "mobilefacenet",
+    as_json: Json = False,
+) -> None:
+    """Show how often two strangers of one group pass for one person at the card's threshold."""
+    from edgeface.models import load_card
+
+    card = load_card(name, "embedding", verify=False)
+    rows = [
+        {
+            "group": group.name,
+            "rate": round(group.rate.value, 6),
+            "low": round(group.rate.low, 6),
+            "high": round(group.rate.high, 6),
+            "pairs": group.pairs,
+            "threshold": card.threshold.value,
+        }
+        for group in card.groups
+    ]
+    if not rows:
+        raise ModelError(f"the card of {card.name} says of no group how often strangers pass")
     print_rows(rows, as_json)
 
 
