@@ -95,6 +95,7 @@ def desk(tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("alice1.jpg", "alice2.jpg", "a.jpg", "people/Alice/1.jpg", "photos/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(alice)
+    cv2.imwrite(str(tmp_path / "photos" / "3.jpg"), pictures[90][:, :330])  # the first once more
     (tmp_path / "people" / "Dora").mkdir()
     for name in ("b.jpg", "people/Dora/1.jpg", "photos/2.jpg"):
         (tmp_path / name).write_bytes(stranger)
@@ -108,7 +109,8 @@ def desk(tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     models = tmp_path / "home" / "models"
     models.mkdir(parents=True)
     card = json.loads((ROOT / "edgeface/weights/mobilefacenet.json").read_text())
-    (models / "mine.json").write_text(json.dumps(card | {"name": "mine", "file": "mine.onnx"}))
+    card |= {"name": "mine", "file": "mine.onnx", "fusion": None}
+    (models / "mine.json").write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
     shutil.copy(ROOT / "edgeface/weights/mobilefacenet.onnx", models / "mine.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
