@@ -27,7 +27,7 @@ from edgeface.runtime import Runtime
 from edgeface.settings import Settings
 from edgeface.sinks import Sink, Sinks
 from edgeface.submodels import SubmodelBank
-from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider
+from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider, expected
 from edgeface.trace import Trace
 from edgeface.types import Event, Face, Frame, Sighting, Threshold
 from edgeface.watching import watch
@@ -40,6 +40,25 @@ class Verification:
     similarity: float
     threshold: Threshold
     same: bool
+
+
+def compare(
+    describer: Describer,
+    a: images.Source,
+    b: images.Source,
+    threshold: Threshold | None = None,
+) -> Verification:
+    """Whether the largest sure faces of two pictures are the same person, without a gallery: by
+    default with the threshold that the embedder's card states for one person.
+
+    Raises:
+        ImageError: a picture is unreadable or shows no face.
+    """
+    limit = threshold or expected(describer.embedder.card, 1)
+    first, second = (one_face(describer, p, "largest").embedding for p in (a, b))
+    assert first is not None and second is not None
+    similarity = float(first @ second)
+    return Verification(similarity, limit, similarity >= limit.value)
 
 
 class Identifier:
@@ -180,10 +199,7 @@ class Identifier:
         Raises:
             ImageError: a picture is unreadable or shows no face.
         """
-        first, second = (one_face(self.describer, p, "largest").embedding for p in (a, b))
-        assert first is not None and second is not None
-        similarity, threshold = float(first @ second), self.threshold
-        return Verification(similarity, threshold, similarity >= threshold.value)
+        return compare(self.describer, a, b, self.threshold)
 
     def enroll(
         self,

@@ -39,6 +39,13 @@ class Thresholds:
     stamp: object = None
 
 
+def expected(card: ModelCard, size: int) -> Threshold:
+    """The threshold at which a card expects a stranger to be named once in a thousand times, with
+    `size` people enrolled."""
+    measured = Calibration.of_card(card)
+    return card.threshold if measured is None else measured.default_at(size)
+
+
 class ThresholdProvider:
     """Called, it gives the `Thresholds` for the gallery as it is now; for several threads.
 
@@ -96,13 +103,13 @@ class ThresholdProvider:
         return from_model(
             forecast.values, forecast.expected, forecast.safe, forecast.high,
             fpir=fpir, size=size, people=model.people, least=model.least(size),
-            floor=self._expected(size).value,
+            floor=expected(self._card, size).value,
         )  # fmt: skip
 
     def of_bank(self, bank: SubmodelBank) -> Threshold:
         """The threshold of a submodel bank: the fixed one, its own, or what the card expects of a
         gallery of as many people."""
-        return self._fixed or bank.threshold or self._expected(len(bank))
+        return self._fixed or bank.threshold or expected(self._card, len(bank))
 
     def _known(self) -> Threshold:
         if self._fixed is not None:
@@ -113,14 +120,9 @@ class ThresholdProvider:
             limit = own.at(size)
             if own.origin == "calibrated":
                 return limit
-            return max(limit, self._expected(size), key=lambda t: t.value)
+            return max(limit, expected(self._card, size), key=lambda t: t.value)
         stored = self._gallery.threshold
-        return self._expected(size) if stored is None else stored
-
-    def _expected(self, size: int) -> Threshold:
-        """The card's threshold for `size` people."""
-        measured = Calibration.of_card(self._card)
-        return self._card.threshold if measured is None else measured.default_at(size)
+        return expected(self._card, size) if stored is None else stored
 
     def _stranger(self, known: Threshold) -> Threshold:
         linking = self.linking

@@ -16,6 +16,8 @@ import pytest
 from command_line import Run
 from conftest import ROOT, picture
 
+from edgeface.gallery import Gallery
+
 pytest_plugins = ("gallery_places",)
 
 
@@ -83,6 +85,18 @@ def test_verify_and_its_exit_code(run: Run, sample: Path, tmp_path: Path) -> Non
     assert run("verify", sample / "eileen.jpg", other).code == 0
     different = run("verify", sample / "eileen.jpg", other, "--exit-code")
     assert (different.code, different.rows[0]["same"]) == (1, False)
+
+
+def test_verify_makes_no_gallery(
+    run: Run, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gallery, "open", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    done = run("verify", sample / "eileen.jpg", sample / "eileen.jpg")
+    assert done.rows[0]["same"] and done.rows[0]["threshold_origin"].startswith("card:")
+    strict = run("verify", sample / "eileen.jpg", sample / "eileen.jpg", "--threshold", "0.5")
+    assert (strict.rows[0]["threshold"], strict.rows[0]["threshold_origin"]) == (0.5, "user")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_looking_after_people(run: Run, sample: Path, tmp_path: Path) -> None:

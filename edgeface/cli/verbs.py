@@ -61,10 +61,16 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare the largest faces of two pictures."""
-    with opened(
-        None, model=model, runtime=runtime, threads=threads, threshold=threshold
-    ) as identifier:
-        result = identifier.verify(a, b)
+    from edgeface.describe import Describer
+    from edgeface.detect import Detector
+    from edgeface.embed import Embedder
+    from edgeface.identify import compare
+    from edgeface.types import Threshold
+
+    limit = None if threshold is None else Threshold(threshold, "user")
+    detector = Detector.load(runtime=runtime, threads=threads)  # type: ignore[arg-type]
+    embedder = Embedder.load(model, runtime=runtime, threads=threads)  # type: ignore[arg-type]
+    result = compare(Describer(detector, embedder), a, b, limit)
     row = {
         "same": result.same,
         "similarity": round(result.similarity, 4),
