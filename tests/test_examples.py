@@ -309,6 +309,14 @@ def test_the_python_of_the_documents_runs(document: Path, desk: Path) -> None:
         exec(compile(here(block), document.name, "exec"), names)
 
 
+def test_the_architecture_names_every_module() -> None:
+    told = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for path in (ROOT / "edgeface").iterdir():
+        name = path.name.removesuffix(".py")
+        if path.suffix == ".py" or (path / "__init__.py").exists():
+            assert name == "__init__" or re.search(rf"\b{name}\b", told), name
+
+
 def verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command of the command line and the words that call it."""
     for name, inner in getattr(command, "commands", {}).items():
