@@ -202,3 +202,18 @@ def test_one_set_tells_nothing_of_others() -> None:
     pool = fitting.pool_of(told, people(200, 0), None)
     with pytest.raises(EdgefaceError, match="three are the least"):
         fitting.fit([pool, pool], model=MODEL)
+
+
+def test_the_bench_says_what_was_promised_and_what_came_of_it(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = pytest.importorskip("bench.openset")
+    monkeypatch.setattr(bench, "DRAWS", 6)
+    everybody = people(800, 60, 0.25)
+    found = bench.modelled(cohort, everybody, None, 20, None)
+    assert set(found) == {"measured", "low", "high", "threshold", "inside", "card", "worst"}
+    assert found["low"] == 0 <= found["measured"] <= found["high"] * found["worst"]
+    assert found["inside"] == 1.0 and found["worst"] <= 1.0
+    assert found["card"] == 1.0  # without a card nothing was refused
+    unlike = bench.modelled(cohort, everybody, people(500, 61, 0.0), 20, None)
+    assert unlike["measured"] <= found["measured"]
