@@ -143,3 +143,24 @@ def test_a_program_that_ends_early_is_told(tmp_path: Path, monkeypatch: pytest.M
             writer.close() if i == 50 else None
     writer.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+PAGE = """<video src="NAME" muted></video><pre>nothing</pre><script>
+const video = document.querySelector("video"), said = document.querySelector("pre");
+video.onloadeddata = () => { said.textContent = video.videoWidth + "x" + video.videoHeight; };
+video.onerror = () => { said.textContent = video.error.message; };
+</script>"""
+
+
+@FFMPEG
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
+def test_a_real_browser_plays_it(tmp_path: Path, name: str) -> None:
+    with OverlayWriter(tmp_path / name, 10) as writer:
+        for i in range(12):
+            writer.write(gray(20 * i), i / 10)
+    (tmp_path / "page.html").write_text(PAGE.replace("NAME", name))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
+    command = ["chromium", *options, "--dump-dom", f"file://{tmp_path}/page.html"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "<pre>64x48</pre>" in shown
