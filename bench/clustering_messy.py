@@ -54,9 +54,9 @@ class Picture:
     person: str | None
 
 
-def pictures(shared: Path) -> list[Picture]:
-    """The three hundred, the same in every run."""
-    rng = np.random.default_rng(0)
+def pictures(shared: Path, seed: int = 0) -> list[Picture]:
+    """The three hundred, the same in every run; another `seed` draws others."""
+    rng = np.random.default_rng(seed)
     found = [
         *_named(shared / "data" / "lfw" / "originals", LFW_PEOPLE, LFW_EACH, rng),
         *_named(shared / "data" / "pins" / "test", PINS_PEOPLE, PINS_EACH, rng),
