@@ -19,13 +19,14 @@ def toy(crops: np.ndarray) -> np.ndarray:
 
 
 def test_the_collapse_is_learnt_from_the_first_faces_and_kept(tmp_path, rng) -> None:
-    crops = rng.integers(0, 256, (60, 112, 112, 3), np.uint8)
+    crops = rng.integers(0, 256, (140, 112, 112, 3), np.uint8)
     with Store(tmp_path / "faces.sqlite") as store:
         assert not Collapse.of(store, 2).points.any()
-        for start in range(0, 60, 5):
-            Collapse.learn(store, crops[start : start + 5], toy)
+        for start in range(0, 140, 7):
+            some = crops[start : start + 7]
+            Collapse.learn(store, some, 0 * toy(some), toy)
         points = Collapse.of(store, 2).points
-        Collapse.learn(store, 255 - crops, toy)  # enough was seen
+        Collapse.learn(store, 255 - crops, 0 * toy(crops), toy)  # enough was seen
         assert np.array_equal(Collapse.of(store, 2).points, points)
     assert np.allclose(np.linalg.norm(points, axis=1), 1.0, atol=1e-6)
     with Store(tmp_path / "faces.sqlite") as store:
@@ -60,7 +61,7 @@ def test_faces_without_identity_are_told_from_people(tmp_path, crops) -> None:
 
     embedder = Embedder.load()
     with Store(tmp_path / "faces.sqlite") as store:
-        Collapse.learn(store, crops[:48], embedder)
+        Collapse.learn(store, crops[:48], embedder(crops[:48]), embedder)
         collapse = Collapse.of(store, embedder.size)
     people = crops[48:]
 
@@ -77,3 +78,17 @@ def test_faces_without_identity_are_told_from_people(tmp_path, crops) -> None:
     assert unfit([cv2.GaussianBlur(c, (0, 0), 9) for c in people]) >= 0.9
     noise = np.random.default_rng(0).integers(0, 256, people.shape, np.uint8)
     assert unfit(list(noise)) >= 0.5
+
+
+def test_a_pile_of_one_person_does_not_learn_that_person(tmp_path, shared) -> None:
+    from edgeface.embed import Embedder
+
+    embedder = Embedder.load()
+    files = sorted((shared / "data" / "lfw" / "aligned112" / "Serena_Williams").iterdir())
+    for count in (1, 4, 24):
+        crops = np.stack([cv2.imread(str(f)) for f in files[:count]])
+        rows = embedder(crops)
+        with Store(tmp_path / f"{count}.sqlite") as store:
+            Collapse.learn(store, crops, rows, embedder)
+            judged = fitness(np.full(count, 0.9), rows, Collapse.of(store, embedder.size))
+        assert all(value > 0.8 for value, _ in judged)

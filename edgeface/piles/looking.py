@@ -112,8 +112,8 @@ class Looker:
         crops, faces = measure(image, find(self.detector, image))
         if not faces:
             return []
-        Collapse.learn(self.store, crops, self.embedder)
         rows = self.embedder(crops)
+        Collapse.learn(self.store, crops, rows, self.embedder)
         return [
             Seen(
                 number,
