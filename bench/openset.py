@@ -234,7 +234,7 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
     alone = best(data["lfw"], data["celeba"]) < SAME
     strangers = data["lfw"][alone]
     result: dict[str, float | str | None] = {
-        "openset.model": str(data["model"]),
+        "openset.embedder": str(data["model"]),
         "openset.impostors": float(len(strangers)),
     }
     for size in (10, 100) if args.quick else (10, 100, 1000, 4000):
