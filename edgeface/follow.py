@@ -214,14 +214,15 @@ class Follower:
         if self._growth is None:
             return
         held = {t.id: self._dossiers[t.id].decision.person_id for t in seen}
-        for track in (t for t in seen if t.id in fresh and t.state is State.CONFIRMED):
-            self._growth.see(
-                track.id,
-                self._dossiers[track.id].evidence.template(),
-                time=time,
-                threshold=limits.known,
-                present=[p for t, p in held.items() if t != track.id and p is not None],
-            )
+        with self._growth.step():
+            for track in (t for t in seen if t.id in fresh and t.state is State.CONFIRMED):
+                self._growth.see(
+                    track.id,
+                    self._dossiers[track.id].evidence.template(),
+                    time=time,
+                    threshold=limits.known,
+                    present=[p for t, p in held.items() if t != track.id and p is not None],
+                )
 
     def _shown(self, track: int) -> Decision:
         """What a track shows now: no name while its last face looked like somebody else's."""

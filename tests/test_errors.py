@@ -19,8 +19,6 @@ LANGUAGE = {
     "NotImplementedError",
     "StopIteration",
 }
-# Of another library, raised to be mended or translated in the same file.
-TRANSLATED = {"sqlite.py": {"DatabaseError"}}
 COMMAND_LINE = {"BadParameter", "Exit", "SystemExit"}
 
 
@@ -40,7 +38,7 @@ def raised(path: Path) -> list[tuple[int, str]]:
     "path", sorted((ROOT / "edgeface").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_what_is_raised_on_purpose_is_an_edgeface_error(path: Path) -> None:
-    allowed = OURS | LANGUAGE | TRANSLATED.get(path.name, set())
+    allowed = OURS | LANGUAGE
     allowed |= COMMAND_LINE if "cli" in path.parts else set()
     assert [
         f"{path}:{line} raises {name}" for line, name in raised(path) if name not in allowed

@@ -19,7 +19,8 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery, Kind, Provenance
 from edgeface.gallery.records import check_name
 from edgeface.gallery.storage import sqlite
-from edgeface.gallery.storage.sqlite import MIGRATIONS, SqliteDatabase
+from edgeface.gallery.storage.database import MIGRATIONS
+from edgeface.gallery.storage.sqlite import SqliteDatabase
 from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Threshold
 

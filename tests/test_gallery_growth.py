@@ -7,7 +7,7 @@ import pytest
 from gallery_faces import faces, names
 
 from edgeface.errors import GalleryError
-from edgeface.gallery import Finding, Flaw, Gallery, Growth, Kind, Provenance, audit
+from edgeface.gallery import Finding, Flaw, Gallery, Growth, GrowthRules, Kind, Provenance, audit
 from edgeface.types import Template, Threshold
 
 pytest_plugins = ("gallery_places",)
@@ -235,3 +235,59 @@ def test_audit_finds_what_was_done_wrong(gallery: Gallery) -> None:
 def test_audit_of_nobody(gallery: Gallery) -> None:
     nothing: list[Finding] = []
     assert audit(gallery, 0.5) == nothing
+
+
+def learn_crowd(gallery: Gallery, people: int) -> None:
+    """New faces, all in one picture, seen three times."""
+    growth, rows = Growth(gallery), faces(77, people)
+    held: dict[int, int] = {}
+    for moment in (0.0, 2.0, 4.0):
+        with growth.step():
+            for track, row in enumerate(rows):
+                others = [p for t, p in held.items() if t != track]
+                match = growth.see(track, seen(row), time=moment, threshold=LINE, present=others)
+                if match is not None:
+                    held[track] = match.person_id
+
+
+def test_what_a_frame_teaches_is_one_commit(gallery: Gallery, monkeypatch) -> None:
+    commits = []
+    transaction = type(gallery._db).transaction
+
+    def counted(self):
+        commits.append(1)
+        return transaction(self)
+
+    monkeypatch.setattr(type(gallery._db), "transaction", counted)
+    learn_crowd(gallery, 12)
+    assert len(commits) <= 3
+    people = gallery.people()
+    assert len(people) == 12
+    assert all(len(gallery.different_from(p.id)) == 11 for p in people)
+
+
+def test_a_batch_is_all_or_nothing_and_its_parts_are_too(gallery: Gallery) -> None:
+    gallery.enroll("Ann", faces(1))
+    with pytest.raises(ZeroDivisionError), gallery.batch():
+        gallery.enroll("Bea", faces(2))
+        raise ZeroDivisionError
+    assert names(gallery) == ["Ann"]
+    with gallery.batch():
+        gallery.enroll("Bea", faces(2))
+        with pytest.raises(GalleryError, match="nobody"):
+            gallery.rename("Nobody", "Somebody")
+        with gallery.batch():
+            gallery.enroll("Cleo", faces(3))
+    assert names(gallery) == ["Ann", "Bea", "Cleo"]
+    assert gallery.search(faces(3)[0])[0].name == "Cleo"
+    assert gallery.undo().action == "enroll"
+    assert names(gallery) == ["Ann", "Bea"]
+
+
+def test_strangers_have_a_limit(gallery: Gallery, caplog) -> None:
+    growth = Growth(gallery, GrowthRules(strangers=2))
+    for track, row in enumerate(faces(5, 4)):
+        for moment in (0.0, 2.0, 4.0):
+            growth.see(track, seen(row), time=10.0 * track + moment, threshold=LINE)
+    assert gallery.count(Kind.STRANGER) == 2
+    assert caplog.text.count("learns no more") == 1

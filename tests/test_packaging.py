@@ -14,7 +14,7 @@ from conftest import ROOT
 
 import edgeface
 from edgeface.gallery import Gallery
-from edgeface.gallery.index import mirror
+from edgeface.gallery.index import families, mirror
 from edgeface.gallery.index.scan import Exact
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,7 +45,7 @@ def test_no_build_is_for_this_processor_alone() -> None:
 def test_without_hnswlib_large_galleries_are_searched_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    monkeypatch.setattr(mirror, "HAVE_GRAPH", False)
+    monkeypatch.setattr(families, "FAMILIES", [])
     monkeypatch.setattr(mirror, "EXACT_LIMIT", 100)
     rows = rng.standard_normal((300, 8)).astype(np.float32)
     with Gallery.open(tmp_path / "x.gallery", model="m", size=8) as gallery:

@@ -77,6 +77,15 @@ def forget(
     say(f"strangers forgotten: {count}")
 
 
+@people.command()
+def encrypt(gallery: GalleryFile) -> None:
+    """Encrypt a gallery file in place with the key the environment names."""
+    from edgeface.gallery import Gallery
+
+    Gallery.encrypt(gallery)
+    say(f"{gallery} is encrypted now")
+
+
 @people.command("export")
 def export_people(gallery: GalleryFile, file: Path) -> None:
     """Write all people and embeddings to FILE.npz or FILE.parquet."""

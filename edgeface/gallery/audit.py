@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,7 @@ BLOCK = 2048  # samples compared with everybody at once
 class Flaw(StrEnum):
     """What may be wrong."""
 
+    DAMAGED = "damaged"  # a sample whose row is damaged, and which is left out of everything
     MISLABELLED = "mislabelled"  # a sample resembles somebody else more than its own person
     OUTLIER = "outlier"  # a sample resembles none of its person's other samples
     DUPLICATE = "duplicate"  # two people resemble each other as one person does
@@ -26,7 +28,8 @@ class Flaw(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One suspicion: `person` and, for a mislabelled sample or a duplicate, `other`; `sample` the
-    id of the sample in question (None for a duplicate); `similarity` the cosine that raised it."""
+    id of the sample in question (None for a duplicate); `similarity` the cosine that raised it, NaN
+    for a damaged sample."""
 
     flaw: Flaw
     person: str
@@ -40,12 +43,13 @@ def audit(gallery: Gallery, threshold: float) -> list[Finding]:
     as one person. Takes time quadratic in the number of samples."""
     people = gallery.people()
     rows = [(p, s) for p in people for s in gallery.samples(p.name)]
+    found = [Finding(Flaw.DAMAGED, name, None, i, math.nan) for name, i in gallery.damaged()]
     if not rows:
-        return []
+        return found
     embeddings: Array = np.stack([s.embedding for _, s in rows])
     owners = np.array([p.id for p, _ in rows])
     order = list(Flaw)
-    found = list(_samples(rows, embeddings, owners, threshold))
+    found += _samples(rows, embeddings, owners, threshold)
     found += _duplicates(gallery, people, embeddings, owners, threshold)
     return sorted(found, key=lambda f: (order.index(f.flaw), -f.similarity))
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgeface.errors import GalleryError
 from edgeface.gallery.storage.cipher import Cipher
-from edgeface.gallery.storage.sqlite import Database
+from edgeface.gallery.storage.contract import agree_on_cipher
+from edgeface.gallery.storage.database import Database, Execute
 from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind, Match
+
+logger = logging.getLogger("edgeface")
 
 
 class Finder(Protocol):
@@ -50,6 +56,25 @@ class Summary:
     settings: dict[str, str]
 
 
+@dataclass(slots=True)
+class _Batch:
+    stack: ExitStack
+    begun: tuple[Tables, int] | None  # the transaction, once a change has come
+
+
+@contextmanager
+def _undone_alone(execute: Execute) -> Iterator[None]:
+    """A part of a transaction that is undone if it raises, while the rest stands."""
+    execute("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        execute("ROLLBACK TO SAVEPOINT part")
+        raise
+    finally:
+        execute("RELEASE SAVEPOINT part")
+
+
 class Base:
     """The rows of a gallery and what finds people in them."""
 
@@ -59,19 +84,55 @@ class Base:
         self.model, self.size = model, size
         self._db, self._cipher, self._finder = database, cipher, finder
         self._known: Summary | None = None
+        self._local = threading.local()  # the batch of each thread
+
+    def _tables(self, execute: Execute) -> Tables:
+        return Tables(execute, self._cipher, self._db.place, self.size)
 
     @contextmanager
     def _change(self) -> Iterator[tuple[Tables, int]]:
         """One atomic change with its revision, searchable as soon as it is committed."""
-        with self._db.transaction() as execute:
-            tables = Tables(execute, self._cipher, self._db.place)
-            yield tables, tables.advance()
+        batch: _Batch | None = getattr(self._local, "batch", None)
+        if batch is not None:
+            if batch.begun is None:
+                batch.begun = batch.stack.enter_context(self._begun())
+            with _undone_alone(batch.begun[0].execute):
+                yield batch.begun
+            return
+        with self._begun() as begun:
+            yield begun
         self._finder.refresh()
+
+    @contextmanager
+    def _begun(self) -> Iterator[tuple[Tables, int]]:
+        with self._db.transaction() as execute:
+            tables = self._tables(execute)
+            revision = tables.advance()
+            agree_on_cipher(tables, self._cipher, self._db.place)
+            yield tables, revision
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Make the changes of this thread within the block one atomic change: it is committed, and
+        can be searched, when the block ends; if the block raises, nothing has happened. A disk is
+        waited for once instead of at every change. Others cannot change the gallery meanwhile."""
+        if getattr(self._local, "batch", None) is not None:
+            yield  # a part of the batch around it
+            return
+        batch = _Batch(ExitStack(), None)
+        try:
+            with batch.stack:
+                self._local.batch = batch
+                yield
+        finally:
+            self._local.batch = None
+        if batch.begun is not None:
+            self._finder.refresh()
 
     @contextmanager
     def _read(self) -> Iterator[Tables]:
         with self._db.snapshot() as execute:
-            yield Tables(execute, self._cipher, self._db.place)
+            yield self._tables(execute)
 
     def _summary(self) -> Summary:
         """The newest summary, read again only after somebody, here or elsewhere, made a change."""
@@ -83,7 +144,21 @@ class Base:
         return known
 
     def _scrub(self) -> None:
-        self._finder.scrub()
-        self._db.scrub()
-        with self._db.transaction() as execute:
-            Tables(execute, self._cipher, self._db.place).set("scrub", "done")
+        """Erase what deleted rows left behind. What cannot be erased is tried again at the next
+        opening, and said: the rows are gone in any case, and the gallery can be used."""
+        failed = []
+        for scrub in (self._finder.scrub, self._db.scrub):
+            try:
+                scrub()
+            except GalleryError as error:
+                failed.append(str(error))
+        if not failed:
+            with self._db.transaction() as execute:
+                self._tables(execute).set("scrub", "done")
+        else:
+            logger.warning(
+                "traces of what was deleted may stay on the disk until %s can be rewritten, which "
+                "is tried whenever it is opened: %s",
+                self._db.place,
+                "; ".join(failed),
+            )

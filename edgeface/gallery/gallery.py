@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,12 +16,14 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import exchange, journal
 from edgeface.gallery.base import Finder
 from edgeface.gallery.editing import Editing
+from edgeface.gallery.index.cache import SETTING as INDEX
+from edgeface.gallery.index.cache import IndexFile
 from edgeface.gallery.index.mirror import Mirror
 from edgeface.gallery.records import Person, Provenance, Sample, check_name, unit_rows
-from edgeface.gallery.storage.cipher import Cipher
-from edgeface.gallery.storage.contract import agree
+from edgeface.gallery.storage.cipher import read_key
+from edgeface.gallery.storage.contract import agree, encrypt
 from edgeface.gallery.storage.postgres import PostgresDatabase, ServerFinder, is_postgres
-from edgeface.gallery.storage.sqlite import Database, SqliteDatabase
+from edgeface.gallery.storage.sqlite import SqliteDatabase
 from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind, Match, Threshold
 
@@ -51,27 +55,48 @@ class Gallery(Editing):
         GalleryError when it is not a gallery, damaged, newer, of another model or another key.
         """
         make = create and model is not None and size is not None
-        database: Database = (
+        database: SqliteDatabase | PostgresDatabase = (
             PostgresDatabase(str(path), size=size if make else None)
             if is_postgres(path)
             else SqliteDatabase(Path(path), create=make)
         )
+        finder: Finder | None = None
         try:
             cipher, model, size = agree(database, model, size, key)
-            finder: Finder = (
-                ServerFinder(database, size)
-                if isinstance(database, PostgresDatabase)
-                else Mirror(database, cipher, size, cache=_cache(database, cipher))
-            )
+            database.watch(partial(agree, database, model, size, key))
+            if isinstance(database, SqliteDatabase):
+                finder = Mirror(database, cipher, size, IndexFile(database.path))
+            else:
+                finder = ServerFinder(database, size)
             gallery = cls(database, cipher, finder, model=model, size=size)
-            with gallery._read() as tables:
-                due = tables.setting("scrub") == "due"
-            if due:
+            if gallery._summary().settings.get("scrub") == "due":
                 gallery._scrub()
             return gallery
         except BaseException:
+            if finder is not None:
+                finder.close()
             database.close()
             raise
+
+    @classmethod
+    def encrypt(cls, path: str | Path, *, key: bytes | None = None) -> None:
+        """Encrypt the gallery file at `path` in place with `key` (see `open`), which alone opens it
+        from then on. GalleryError when it is encrypted already, or there is no key. Copies and
+        exports that were made of it before stay readable."""
+        key = read_key() if key is None else key
+        if key is None:
+            raise GalleryError(
+                f"no key to encrypt {path} with: set EDGEFACE_GALLERY_KEY or "
+                "EDGEFACE_GALLERY_KEY_FILE"
+            )
+        if is_postgres(path):
+            raise GalleryError("a gallery on a server cannot be encrypted: encrypt its disk")
+        database = SqliteDatabase(Path(path), create=False)
+        try:
+            encrypt(database, key)
+        finally:
+            database.close()
+        cls.open(path, key=key).close()  # which erases what was readable
 
     def close(self) -> None:
         """Close the file; the gallery cannot be used afterwards."""
@@ -181,11 +206,12 @@ class Gallery(Editing):
 
     def forget(self, name: str) -> None:
         """Erase a person: rows, samples, crops, journal entries, index entries, and the traces
-        they left in the file, which is rewritten. Nothing brings them back."""
+        they left in the file, which is rewritten. Nothing brings them back. Where the file cannot
+        be rewritten (a full disk, a folder that may not be written to), a warning says that traces
+        may stay until the next opening that can."""
         with self._change() as (tables, revision):
-            person = tables.named(check_name(name, reserved=False))
-            _erase(tables, [person.id], revision)
-        self._rewrite(f"{person.name!r} is")
+            _erase(tables, [tables.named(check_name(name, reserved=False)).id], revision)
+        self._scrub()
 
     def forget_strangers(self, seen_before: float | None = None) -> int:
         """Erase the numbered strangers whose newest sample is from before a Unix time (s), all of
@@ -194,23 +220,20 @@ class Gallery(Editing):
             gone = tables.strangers(seen_before)
             _erase(tables, gone, revision)
         if gone:
-            self._rewrite(f"{len(gone)} strangers are")
-        return len(gone)
-
-    def _rewrite(self, gone: str) -> None:
-        try:
             self._scrub()
-        except GalleryError as error:
-            raise GalleryError(
-                f"{gone} forgotten, but traces stay in the file until it can be rewritten, at the "
-                f"latest when it is opened again: {error}"
-            ) from error
+        return len(gone)
 
     def compact(self) -> None:
         """Give the space of deleted rows back to the disk; may take seconds for large galleries."""
         with self._change() as (tables, revision):
             tables.prune(revision)
-        self._db.scrub()
+        self._db.compact()
+
+    def damaged(self) -> list[tuple[str, int]]:
+        """The person and id of every sample that is damaged, and so left out of everything."""
+        with self._read() as tables:
+            people = tables.identities(-1)
+            return [(people[p][0], i) for i, p in tables.damaged_samples() if p in people]
 
     def settle(self) -> None:
         """Wait until the index of a large gallery, built in the background, is complete."""
@@ -294,7 +317,17 @@ class Gallery(Editing):
         """The threshold stored with the gallery, None while there is none."""
         settings = self._summary().settings
         value, origin = settings.get("threshold"), settings.get("threshold_origin")
-        return None if value is None or origin is None else Threshold(float(value), origin)
+        if value is None or origin is None:
+            return None
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not -1.0 <= number <= 1.0:
+            raise GalleryError(
+                f"the threshold stored in {self._db.place} is damaged, {value!r}: calibrate again"
+            )
+        return Threshold(number, origin)
 
     @threshold.setter
     def threshold(self, threshold: Threshold) -> None:
@@ -304,17 +337,11 @@ class Gallery(Editing):
 
 
 def _erase(tables: Tables, people: Sequence[int], revision: int) -> None:
-    for person in people:
-        journal.erase(tables, person)
-        tables.drop_person(person, revision)
-    if people:  # should the process die before the file is rewritten, the next opening does it
+    """Delete people in the open transaction. Should the process die before what they left is erased
+    too, the next opening does it."""
+    for person_id in people:
+        journal.erase(tables, person_id)
+        tables.drop_person(person_id, revision)
+    if people:
+        tables.set(INDEX, "")
         tables.set("scrub", "due")
-
-
-def _cache(database: Database, cipher: Cipher) -> Path | None:
-    """Where a file's index is kept: beside it, and nowhere when it is encrypted. The gallery's own
-    id is part of the name, lest a new gallery of an old name take the old index for its own."""
-    with database.snapshot() as execute:
-        gallery = Tables(execute, cipher, database.place).setting("uuid") or ""
-    path = Path(database.place)
-    return None if cipher.secret else path.with_name(f"{path.name}-index-{gallery[:8]}")

@@ -33,9 +33,14 @@ class Entry:
 
 def record(tables: Tables, action: str, payload: dict[str, Any], people: Iterable[int]) -> None:
     """Write one entry about `people` in the open transaction."""
+    number = tables.next_id("journal")
+    columns, values = "created, action, payload", [time.time(), action]
+    values.append(tables.seal_text(json.dumps(payload), "journal.payload", str(number)))
+    if number is not None:
+        columns, values = columns + ", id", [*values, number]
+    marks = ", ".join("?" * len(values))
     ((entry,),) = tables.execute(
-        "INSERT INTO journal (created, action, payload) VALUES (?, ?, ?) RETURNING id",
-        (time.time(), action, tables.seal_text(json.dumps(payload), "journal.payload")),
+        f"INSERT INTO journal ({columns}) VALUES ({marks}) RETURNING id", values
     )
     tables.execute(
         "INSERT INTO journal_person VALUES (?, ?)", [(entry, i) for i in set(people)], many=True
@@ -83,7 +88,16 @@ def undo(tables: Tables, revision: int, entry_id: int | None) -> Entry:
     found, created, action, payload, undone = rows[0]
     if undone:
         raise GalleryError(f"change {found} has already been undone")
-    _INVERSE[action](tables, json.loads(tables.open_text(payload, "journal.payload")), revision)
+    try:
+        content = json.loads(tables.open_text(payload, "journal.payload", str(found)))
+        _INVERSE[action](tables, content, revision)
+    except GalleryError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise GalleryError(
+            f"change {found} cannot be undone, its journal entry is damaged: restore a backup, or "
+            "put the people right by hand"
+        ) from error
     tables.execute("UPDATE journal SET undone = 1 WHERE id = ?", (found,))
     return Entry(int(found), float(created), str(action), True)
 

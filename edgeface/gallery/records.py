@@ -19,6 +19,7 @@ from edgeface.types import Array, Kind
 NAME_LENGTH = 200
 _STRANGER = re.compile(r"stranger-\d+", re.IGNORECASE)
 # Direction overrides and isolates make one name look like another on a screen (Unicode TR 36).
+_STEERING = {"Cc", "Cs", "Zl", "Zp"}
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -83,13 +84,20 @@ def check_name(name: str, *, reserved: bool = True) -> str:
         raise GalleryError(
             f"the name {shown} has {len(clean)} characters: shorten it to {NAME_LENGTH} or fewer"
         )
-    if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in _BIDI for c in clean):
+    if printable(clean) != clean:
         raise GalleryError(f"the name {shown} holds control characters: remove them")
     if reserved and _STRANGER.fullmatch(clean):
         raise GalleryError(
             f"the name {shown} is kept for people the gallery finds by itself: choose another"
         )
     return clean
+
+
+def printable(text: str) -> str:
+    """`text` with what could steer a terminal or turn its direction shown as U+FFFD."""
+    return "".join(
+        "\ufffd" if unicodedata.category(c) in _STEERING or c in _BIDI else c for c in text
+    )
 
 
 _UNIT = 2e-6  # how far the square of a length may be from one

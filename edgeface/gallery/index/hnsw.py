@@ -8,7 +8,6 @@ reaches, forgets `ef` when saved, and only marks what is deleted.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,13 +72,8 @@ class Hnsw:
         return loaded
 
     def save(self, path: Path) -> None:
-        """Write to `path` atomically."""
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        try:
-            self._graph.save_index(str(partial))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        """Write to `path`, in place."""
+        self._graph.save_index(str(path))
 
     def __len__(self) -> int:
         return len(self._alive)
@@ -126,8 +120,4 @@ class Hnsw:
     def contents(self) -> tuple[Ids, Array]:
         """Ids (n,) and rows (n, d), copied out of the graph."""
         ids = np.fromiter(self._alive, np.int64, len(self))
-        return ids, self.rows(ids)
-
-    def rows(self, ids: Ids) -> Array:
-        """The vectors of some samples (n, d)."""
-        return np.asarray(self._graph.get_items(ids, return_type="numpy"), np.float32)
+        return ids, np.asarray(self._graph.get_items(ids, return_type="numpy"), np.float32)

@@ -1,27 +1,28 @@
 """Keeps an index in memory that follows the rows of a database.
 
-Up to `EXACT_LIMIT` samples every search compares with every sample. Above, an hnswlib graph is
-built in the background while a sketch answers; it is kept beside the gallery, so that the next
-opening has it at once. That file is a cache: it may be deleted at any time. Without hnswlib, which
-has to be compiled and so is an extra, every search goes on comparing with every sample.
+Up to `EXACT_LIMIT` samples every search compares with every sample. Above, a graph (`families`) is
+built in the background while a sketch answers; it is kept beside the gallery (`cache`), so that the
+next opening has it at once. Without a library for it, which is an extra as it has to be compiled,
+every search goes on comparing with every sample.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from edgeface.gallery.index.hnsw import Hnsw
+from edgeface.errors import EdgefaceError
+from edgeface.gallery.index.cache import IndexFile
+from edgeface.gallery.index.families import Family, Graph, best
 from edgeface.gallery.index.people import Index
 from edgeface.gallery.index.scan import Exact, Ids, Sketch
 from edgeface.gallery.storage.cipher import Cipher
-from edgeface.gallery.storage.sqlite import Database, Execute
-from edgeface.gallery.storage.tables import Tables
+from edgeface.gallery.storage.contract import agree_on_cipher
+from edgeface.gallery.storage.database import Database, Execute
+from edgeface.gallery.storage.tables import Changed, Tables
 from edgeface.types import Array, Kind, Match
 
 logger = logging.getLogger("edgeface")
@@ -30,26 +31,34 @@ EXACT_LIMIT = 5_000  # samples; where a graph begins to be faster: `python -m be
 CHUNK = 20_000  # samples read at once
 BUILD_CHUNK = 1_000  # samples added to a graph between looks at whether to stop
 SAVE_AFTER = 1_000  # changes that are quicker to repeat than the graph to write
-HAVE_GRAPH = importlib.util.find_spec("hnswlib") is not None
-SPOT_CHECKS = 32  # vectors of a saved graph compared with the rows before it is trusted
 
 
 class Mirror:
-    """See `Finder`. `cache` is where the graph is kept, None to keep it nowhere."""
+    """See `Finder`. The graph is kept in `file`, unless the gallery is encrypted."""
 
-    def __init__(
-        self, database: Database, cipher: Cipher, size: int, *, cache: Path | None
-    ) -> None:
-        self._db, self._cipher, self._size, self._cache = database, cipher, size, cache
-        self._index = Index(Exact(size))
-        self._seen: object = None
-        self._revision = -1
+    def __init__(self, database: Database, cipher: Cipher, size: int, file: IndexFile) -> None:
+        self._db, self._cipher, self._size, self._file = database, cipher, size, file
+        self._family = best()
         self._refreshing = threading.RLock()
         self._builder: threading.Thread | None = None
-        self._stop = threading.Event()
+        self._begin()
+        try:
+            self._recall_graph()
+            self.refresh()
+        except BaseException:
+            self._stop.set()
+            self.settle()
+            raise
+
+    def _begin(self) -> None:
+        """Know nothing of any row."""
+        self._index = Index(Exact(self._size))
+        self._graph: Graph | None = None
+        self._seen: object = None
+        self._revision = -1
+        self._replaced = self._db.replaced
+        self._stop = threading.Event()  # of what is being built for this index
         self._unsaved = 0  # changes that the saved graph does not have
-        self._recall_graph()
-        self.refresh()
 
     def __len__(self) -> int:
         self._catch_up()
@@ -62,14 +71,15 @@ class Mirror:
 
     def settle(self) -> None:
         """See `Finder.settle`."""
-        if self._builder is not None:
-            self._builder.join()
+        builder = self._builder
+        if builder is not None:
+            builder.join()
 
     def scrub(self) -> None:
         """See `Finder.scrub`."""
-        if self._cache is not None:
-            self._cache.unlink(missing_ok=True)
         self._unsaved = SAVE_AFTER
+        with self._db.snapshot() as execute:
+            self._file.erase(self._tables(execute))
 
     def close(self) -> None:
         """See `Finder.close`: a graph that has changed is kept for the next opening."""
@@ -81,20 +91,26 @@ class Mirror:
         """Bring the index to the newest revision. Rows that change meanwhile get a newer revision
         and come with the next call, so short reads suffice and nobody is kept from writing."""
         with self._refreshing:
-            stamp, since = self._db.stamp(), self._revision
+            stamp = self._db.stamp()
+            if self._replaced != self._db.replaced:
+                self._stop.set()
+                self._begin()
+            since = self._revision
             with self._db.snapshot() as execute:
                 tables = self._tables(execute)
                 until = tables.revision()
+                if until != since:
+                    agree_on_cipher(tables, self._cipher, self._db.place)
                 people = tables.identities(since) if until != since else {}
                 dropped = tables.dropped(since, self._index.ids()) if until != since else []
             if until != since:
                 self._index.identify(people)
                 self._index.remove(np.array(dropped, np.int64))
                 self._unsaved += len(dropped)
-                for ids, owners, rows in self._changed(since, until, CHUNK):
-                    self._make_room(len(ids))
-                    self._index.add(ids, owners, rows)
-                    self._unsaved += len(ids)
+                for found in self._changed(since, until, CHUNK):
+                    self._make_room(len(found.ids))
+                    self._index.add(found.ids, found.owners, found.embeddings)
+                    self._unsaved += len(found.ids)
             self._revision, self._seen = until, stamp
 
     def _catch_up(self) -> None:
@@ -102,27 +118,21 @@ class Mirror:
             self.refresh()
 
     def _tables(self, execute: Execute) -> Tables:
-        return Tables(execute, self._cipher, self._db.place)
+        return Tables(execute, self._cipher, self._db.place, self._size)
 
-    def _changed(self, since: int, until: int, chunk: int) -> Iterator[tuple[Ids, Ids, Array]]:
+    def _changed(self, since: int, until: int, chunk: int) -> Iterator[Changed]:
         """Samples added or moved in (since, until], at most `chunk` at a time."""
-        after, full = (since, 2**62), True
-        while full:
+        after, more = (since, 2**62), True
+        while more:
             with self._db.snapshot() as execute:
-                rows = self._tables(execute).changed_samples(after, until, chunk)
-            if rows:
-                ids = np.array([r[1] for r in rows], np.int64)
-                owners = np.array([r[2] for r in rows], np.int64)
-                yield ids, owners, np.stack([r[3] for r in rows])
-                after = rows[-1][:2]
-            full = len(rows) == chunk
+                found = self._tables(execute).changed_samples(after, until, chunk)
+            if len(found.ids):
+                yield found
+            after, more = found.last or after, found.more
 
     def _fetch(self, ids: Ids) -> tuple[Ids, Array]:
         with self._db.snapshot() as execute:
-            found = self._tables(execute).embeddings(ids.tolist())
-        if not found:
-            return np.empty(0, np.int64), np.empty((0, self._size), np.float32)
-        return np.array([i for i, _ in found], np.int64), np.stack([row for _, row in found])
+            return self._tables(execute).embeddings(ids.tolist())
 
     # From the exact scan to the graph
 
@@ -130,7 +140,7 @@ class Mirror:
         """Let a sketch take over when `n` more samples are too many to compare with them all."""
         exact = self._index.searcher
         if isinstance(exact, Exact) and len(exact) + n > EXACT_LIMIT:
-            if not HAVE_GRAPH:
+            if self._family is None:
                 if len(exact) <= EXACT_LIMIT:  # said once, when the limit is crossed
                     logger.info("search is exact; 'edgeface[hnsw]' makes large galleries faster")
                 return
@@ -138,51 +148,68 @@ class Mirror:
             if len(exact):
                 sketch.add(*exact.contents())
             self._index.swap(sketch)
-            self._builder = threading.Thread(target=self._build, name="edgeface-index", daemon=True)
+            self._builder = threading.Thread(
+                target=self._build,
+                args=(self._family, self._index, self._stop),
+                name="edgeface-index",
+                daemon=True,
+            )
             self._builder.start()
 
-    def _build(self) -> None:
+    def _build(self, family: Family, index: Index, stop: threading.Event) -> None:
         """Build the graph of a moment, bring it up to date, and let it take over."""
+        try:
+            self._build_graph(family, index, stop)
+        except (EdgefaceError, RuntimeError, MemoryError) as error:
+            if not stop.is_set():
+                logger.warning("the index of %s could not be built: %s", self._db.place, error)
+
+    def _build_graph(self, family: Family, index: Index, stop: threading.Event) -> None:
         with self._db.snapshot() as execute:
             tables = self._tables(execute)
             begun, count = tables.revision(), tables.count_samples()
-        graph = Hnsw.empty(self._size, count * 5 // 4)
-        for ids, _, rows in self._changed(-1, begun, BUILD_CHUNK):
-            graph.add(ids, rows)
-            if self._stop.is_set():
+        graph = family.empty(self._size, count * 5 // 4)
+        for found in self._changed(-1, begun, BUILD_CHUNK):
+            graph.add(found.ids, found.embeddings)
+            if stop.is_set():
                 return
         with self._refreshing:
+            if self._index is not index:
+                return  # another gallery has taken the place of this one
             with self._db.snapshot() as execute:
                 dropped = self._tables(execute).dropped(begun, graph.ids())
-            gone = [i for i in dropped if i in graph and i not in self._index.searcher]
+            gone = [i for i in dropped if i in graph and i not in index.searcher]
             graph.remove(np.array(gone, np.int64))
-            for ids, _, rows in self._changed(begun, self._revision, BUILD_CHUNK):
+            for found in self._changed(begun, self._revision, BUILD_CHUNK):
                 new = np.array(
-                    [i not in graph and i in self._index.searcher for i in ids.tolist()], bool
+                    [i not in graph and i in index.searcher for i in found.ids.tolist()], bool
                 )
                 if new.any():
-                    graph.add(ids[new], rows[new])
+                    graph.add(found.ids[new], found.embeddings[new])
             # Rows moved after `begun` and deleted since were never met above.
-            self._index.swap(graph)
+            index.swap(graph)
+            self._graph = graph
         self._save()
 
     # The graph on the disk
 
     def _recall_graph(self) -> None:
         """Take the saved graph if there is one that fits the rows."""
-        if self._cache is None or not HAVE_GRAPH or not self._cache.exists():
+        family = self._family
+        if self._cipher.secret or family is None:
             return
         with self._db.snapshot() as execute:
             tables = self._tables(execute)
+            if tables.count_samples() <= EXACT_LIMIT:
+                return
+            path = self._file.read(tables, family.name)
+            if path is None:
+                return
             until, owners, people = tables.revision(), tables.owners(), tables.identities(-1)
-        if len(owners) <= EXACT_LIMIT:
-            return
         try:
-            graph = Hnsw.load(self._cache, self._size, owners)
-        except RuntimeError:
-            return  # cut short: it will be built anew
-        if not self._fits(graph, owners):
-            return
+            graph = family.load(path, self._size, owners)
+        except (RuntimeError, MemoryError):
+            return  # it will be built anew
         self._index.identify(people)
         self._index.swap(graph)
         missing = np.array([i for i in owners if i not in graph], np.int64)
@@ -190,28 +217,19 @@ class Mirror:
             found, rows = self._fetch(missing[start : start + CHUNK])
             graph.add(found, rows)
         self._index.own({i: person for i, person in owners.items() if i in graph})
-        self._revision, self._unsaved = until, len(missing)
-
-    def _fits(self, graph: Hnsw, owners: dict[int, int]) -> bool:
-        """Whether some vectors of the graph, the newest among them, are those of the rows."""
-        held = [i for i in owners if i in graph]
-        if not held:
-            return False
-        rng = np.random.default_rng(0)
-        some = np.unique(np.concatenate([rng.choice(held, SPOT_CHECKS), held[-SPOT_CHECKS:]]))
-        found, rows = self._fetch(some)
-        return np.array_equal(graph.rows(found), rows)
+        self._graph, self._revision, self._unsaved = graph, until, len(missing)
 
     def _save(self) -> None:
         """Keep the graph for the next opening. The transaction keeps others from forgetting
         somebody whom the file would still hold."""
-        graph = self._index.searcher
-        if self._cache is None or self._unsaved < SAVE_AFTER or not isinstance(graph, Hnsw):
+        graph, family = self._graph, self._family
+        if graph is None or family is None or self._unsaved < SAVE_AFTER or self._cipher.secret:
             return
-        with self._db.transaction(), self._refreshing:
-            self.refresh()
-            try:
-                graph.save(self._cache)
-            except (OSError, RuntimeError) as error:  # the next opening builds it again
-                logger.warning("the index %s could not be kept: %s", self._cache, error)
-            self._unsaved = 0
+        try:
+            with self._db.transaction() as execute, self._refreshing:
+                self.refresh()
+                if graph is self._graph:
+                    self._file.write(self._tables(execute), family.name, graph.save)
+                    self._unsaved = 0
+        except (EdgefaceError, RuntimeError) as error:  # the next opening builds it again
+            logger.warning("the index of %s could not be kept: %s", self._db.place, error)

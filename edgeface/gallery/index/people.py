@@ -129,7 +129,9 @@ class Index:
     def _nearest(self, ids: list[int], sims: list[float], k: int, kind: Kind | None) -> list[Match]:
         best: dict[int, Match] = {}
         for i, similarity in zip(ids, sims, strict=True):
-            if (person := self._owner[i]) not in best:
+            person = self._owner[i]
+            # Somebody whose row is damaged has no name here, and is never the answer.
+            if person not in best and person in self._people:
                 name, its = self._people[person]
                 if kind is None or its is kind:
                     best[person] = Match(person, name, similarity, its)

@@ -1,8 +1,8 @@
 """Encryption at rest: what a gallery does to a value before it reaches the disk.
 
-AES-256-GCM (NIST SP 800-38D) with a fresh 96-bit nonce per value and the column as associated data,
-so that a value cannot be passed off as another column's. Names are found again through a keyed hash
-(HMAC-SHA256). Ids, times, qualities and counts stay readable.
+AES-256-GCM (NIST SP 800-38D) with a fresh 96-bit nonce per value. Table, column, row and person are
+associated data, so that a value cannot be passed off as another column's, row's or person's. Names
+are found again through a keyed hash (HMAC-SHA256). Ids, times, qualities and counts stay readable.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ KEY_BYTES, NONCE_BYTES = 32, 12
 
 class Cipher(Protocol):
     """How values are written: `name` identifies the method in the gallery's settings, `secret`
-    whether it hides them."""
+    whether it hides them. `column` is `table.column`, `owner` the ids a value belongs to."""
 
     name: str
     secret: bool
 
-    def seal(self, value: bytes, column: str) -> bytes | str: ...
-    def unseal(self, value: Any, column: str) -> bytes: ...
+    def seal(self, value: bytes, column: str, owner: str = "") -> bytes | str: ...
+    def unseal(self, value: Any, column: str, owner: str = "") -> bytes: ...
     def digest(self, name: str) -> str: ...
 
 
@@ -40,11 +40,11 @@ class Plain:
     name = "none"
     secret = False
 
-    def seal(self, value: bytes, column: str) -> bytes | str:
+    def seal(self, value: bytes, column: str, owner: str = "") -> bytes | str:
         """What is written for `value`."""
         return value
 
-    def unseal(self, value: Any, column: str) -> bytes:
+    def unseal(self, value: Any, column: str, owner: str = "") -> bytes:
         """The value again."""
         return bytes(value)
 
@@ -56,7 +56,7 @@ class Plain:
 class AesGcm:
     """AES-256-GCM under one 32-byte `key`; needs the extra `edgeface[crypto]`."""
 
-    name = "aes-256-gcm"
+    name = "aes-256-gcm-rows"
     secret = True
 
     def __init__(self, key: bytes) -> None:
@@ -72,20 +72,20 @@ class AesGcm:
         self._aead = AESGCM(hmac.digest(key, b"edgeface values", hashlib.sha256))
         self._names = hmac.digest(key, b"edgeface names", hashlib.sha256)
 
-    def seal(self, value: bytes, column: str) -> bytes:
+    def seal(self, value: bytes, column: str, owner: str = "") -> bytes:
         """Nonce, ciphertext and tag of `value`."""
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + bytes(self._aead.encrypt(nonce, value, column.encode()))
+        return nonce + bytes(self._aead.encrypt(nonce, value, self._bound(column, owner)))
 
-    def unseal(self, value: Any, column: str) -> bytes:
-        """The value again; GalleryError when the key is another or the bytes were changed."""
+    def unseal(self, value: Any, column: str, owner: str = "") -> bytes:
+        """The value again; GalleryError when the key is another, or when the bytes were changed or
+        belong elsewhere."""
         from cryptography.exceptions import InvalidTag
 
         try:
-            return bytes(
-                self._aead.decrypt(value[:NONCE_BYTES], value[NONCE_BYTES:], column.encode())
-            )
-        except (InvalidTag, ValueError) as error:
+            nonce, sealed = value[:NONCE_BYTES], value[NONCE_BYTES:]
+            return bytes(self._aead.decrypt(nonce, sealed, self._bound(column, owner)))
+        except (InvalidTag, ValueError, TypeError) as error:
             raise GalleryError(
                 f"the gallery key does not open this value ({column}): give the key the gallery "
                 "was made with"
@@ -94,6 +94,19 @@ class AesGcm:
     def digest(self, name: str) -> str:
         """What a person is looked up by."""
         return hmac.new(self._names, name.encode(), hashlib.sha256).hexdigest()
+
+    def _bound(self, column: str, owner: str) -> bytes:
+        return f"{column}|{owner}".encode()
+
+
+class AesGcmOfColumns(AesGcm):
+    """What galleries were encrypted with before values were bound to their rows; only to be read,
+    see `recode`."""
+
+    name = "aes-256-gcm"
+
+    def _bound(self, column: str, owner: str) -> bytes:
+        return column.encode()
 
 
 def read_key() -> bytes | None:

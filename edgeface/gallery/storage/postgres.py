@@ -20,7 +20,7 @@ import numpy as np
 
 from edgeface.errors import GalleryError
 from edgeface.gallery.storage.cipher import Cipher, Plain
-from edgeface.gallery.storage.sqlite import MIGRATIONS, Execute, Rows
+from edgeface.gallery.storage.database import MIGRATIONS, Execute, Rows
 from edgeface.types import Array, Kind, Match
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ class Vectors(Plain):
 
     name = "vector"
 
-    def seal(self, value: bytes, column: str) -> bytes | str:
+    def seal(self, value: bytes, column: str, owner: str = "") -> bytes | str:
         """The nine digits that name a float32, or the value itself."""
         return vector(np.frombuffer(value, "<f4")) if column == "sample.embedding" else value
 
-    def unseal(self, value: Any, column: str) -> bytes:
+    def unseal(self, value: Any, column: str, owner: str = "") -> bytes:
         """The value again, bit for bit."""
         if column != "sample.embedding":
             return bytes(value)
@@ -86,6 +86,7 @@ class PostgresDatabase:
         self.plain: Cipher = Vectors()
         self._idle: list[psycopg.Connection[Any]] = []
         self._lock, self._closed, self._reached = threading.Lock(), False, False
+        self.replaced = 0
         self.indexed_type = "vector"  # half precision where this pgvector has it
         try:
             self._prepare(size)
@@ -169,6 +170,13 @@ class PostgresDatabase:
         # One statement is one moment: without BEGIN and COMMIT it is one round trip, not three.
         with self._lent("SELECT revision FROM state") as (_, answer):
             return answer.fetchall()[0][0]
+
+    def watch(self, check: Callable[[], object]) -> None:
+        """See `Database.watch`: nothing takes the place of a server."""
+
+    def compact(self) -> None:
+        """See `Database.compact`."""
+        self.scrub()
 
     def scrub(self) -> None:
         """Rewrite the tables without their dead rows. What the server keeps besides, its

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.errors import GalleryError
 from edgeface.gallery.records import Person, Provenance, Sample, unknown
-from edgeface.gallery.storage.values import Values
+from edgeface.gallery.storage.values import UNREADABLE, Values, warn
 from edgeface.types import Array, Kind
 
 _PERSON = """
@@ -20,6 +22,18 @@ _PERSON = """
 _SAMPLE = """
     SELECT id, person_id, embedding, quality, provenance, source, crop, created FROM sample"""
 _MARKS = 500  # values of one IN (...), well below what any SQLite allows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changed:
+    """Samples that changed: `ids` (n,), `owners` (n,), `embeddings` (n, d); the (revision, id) of
+    the `last` one that was read, None if there was none; whether there may be `more`."""
+
+    ids: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    embeddings: Array
+    last: tuple[int, int] | None
+    more: bool
 
 
 class Tables(Values):
@@ -42,18 +56,25 @@ class Tables(Values):
         return {str(k): str(v) for k, v in self.execute("SELECT key, value FROM setting")}
 
     def revision(self) -> int:
-        ((revision,),) = self.execute("SELECT revision FROM state")
-        return int(revision)
+        return self._state("revision")
 
     def advance(self) -> int:
         """The revision of this transaction's changes; writers take turns from here on."""
-        ((revision,),) = self.execute("UPDATE state SET revision = revision + 1 RETURNING revision")
-        return int(revision)
+        self._state("revision")
+        self.execute("UPDATE state SET revision = revision + 1")
+        return self._state("revision")
+
+    def _state(self, column: str) -> int:
+        rows = self.execute(f"SELECT {column} FROM state")
+        if len(rows) != 1 or not isinstance(rows[0][0], int):
+            raise GalleryError(f"{self._place} is damaged, its state is {rows}: restore a backup")
+        return rows[0][0]
 
     # People
 
     def people(self) -> list[Person]:
-        return [self._person(row) for row in self.execute(f"{_PERSON} ORDER BY p.id")]
+        found = map(self._person, self.execute(f"{_PERSON} ORDER BY p.id"))
+        return [person for person in found if person is not None]
 
     def strangers(self, seen_before: float | None) -> list[int]:
         """The ids of the strangers whose newest sample is from before a Unix time, or of all."""
@@ -69,28 +90,47 @@ class Tables(Values):
         rows = self.execute(f"{_PERSON} WHERE p.id = ?", (person_id,))
         if not rows:
             raise GalleryError(f"nobody in {self._place} has the id {person_id}")
-        return self._person(rows[0])
+        return self._whole(rows[0])
+
+    def _whole(self, row: Sequence[Any]) -> Person:
+        person = self._person(row)
+        if person is None:
+            raise GalleryError(
+                f"the row of person {row[0]} in {self._place} is damaged: restore a backup"
+            )
+        return person
 
     def find(self, name: str) -> Person | None:
         rows = self.execute(f"{_PERSON} WHERE p.name_key = ?", (self._cipher.digest(name),))
-        return self._person(rows[0]) if rows else None
+        return self._whole(rows[0]) if rows else None
 
     def named(self, name: str) -> Person:
         """The person called `name`; GalleryError with the closest names if there is none."""
         person = self.find(name)
         if person is None:
-            raise unknown(name, (name for name, _ in self.identities(-1).values()), self._place)
+            people = self.identities(-1)
+            shown = [i for i, (other, _) in people.items() if other == name]
+            if not shown:
+                raise unknown(name, (other for other, _ in people.values()), self._place)
+            person = self.person(shown[0])  # whose row holds what cannot be shown
         return person
 
     def identities(self, since: int) -> dict[int, tuple[str, Kind]]:
         """Name and kind by id of the people added or renamed after revision `since`."""
         rows = self.execute("SELECT id, name, kind FROM person WHERE revision > ?", (since,))
-        return {int(i): (self.open_text(name, "person.name"), Kind(kind)) for i, name, kind in rows}
+        found: dict[int, tuple[str, Kind]] = {}
+        for i, name, kind in rows:
+            try:
+                found[int(i)] = self._name(name, str(i)), Kind(kind)
+            except UNREADABLE:
+                warn(self._place, f"person {i}")
+        return found
 
     def count_people(self) -> dict[Kind, int]:
         """How many people there are of each kind."""
         rows = self.execute("SELECT kind, count(*) FROM person GROUP BY kind")
-        return {Kind(kind): int(count) for kind, count in rows}
+        kinds = set(Kind)
+        return {Kind(kind): int(count) for kind, count in rows if kind in kinds}
 
     def add_person(
         self,
@@ -104,12 +144,14 @@ class Tables(Values):
         created: float | None = None,
     ) -> int:
         columns = "name, name_key, kind, external_id, metadata, created, revision"
+        person_id = self.next_id("person") if person_id is None else person_id
+        owner = str(person_id)
         values: list[Any] = [
-            self.seal_text(name, "person.name"),
+            self.seal_text(name, "person.name", owner),
             self._cipher.digest(name),
             str(kind),
-            self._maybe(external_id, "person.external_id"),
-            self._maybe(json.dumps(metadata) if metadata else None, "person.metadata"),
+            self._maybe(external_id, "person.external_id", owner),
+            self._maybe(json.dumps(metadata) if metadata else None, "person.metadata", owner),
             time.time() if created is None else created,
             revision,
         ]
@@ -123,16 +165,15 @@ class Tables(Values):
 
     def add_stranger(self, revision: int) -> int:
         """A new person of the next free number; numbers are never given twice."""
-        ((number,),) = self.execute(
-            "UPDATE state SET strangers = strangers + 1 RETURNING strangers"
-        )
+        self.execute("UPDATE state SET strangers = strangers + 1")
+        number = self._state("strangers")
         return self.add_person(f"stranger-{number}", Kind.STRANGER, revision)
 
     def set_name(self, person_id: int, name: str, kind: Kind, revision: int) -> None:
         self.execute(
             "UPDATE person SET name = ?, name_key = ?, kind = ?, revision = ? WHERE id = ?",
             (
-                self.seal_text(name, "person.name"),
+                self.seal_text(name, "person.name", str(person_id)),
                 self._cipher.digest(name),
                 str(kind),
                 revision,
@@ -143,11 +184,12 @@ class Tables(Values):
     def set_details(
         self, person_id: int, external_id: str | None, metadata: dict[str, Any], revision: int
     ) -> None:
+        owner = str(person_id)
         self.execute(
             "UPDATE person SET external_id = ?, metadata = ?, revision = ? WHERE id = ?",
             (
-                self._maybe(external_id, "person.external_id"),
-                self._maybe(json.dumps(metadata) if metadata else None, "person.metadata"),
+                self._maybe(external_id, "person.external_id", owner),
+                self._maybe(json.dumps(metadata) if metadata else None, "person.metadata", owner),
                 revision,
                 person_id,
             ),
@@ -177,41 +219,49 @@ class Tables(Values):
         for row, quality, source, crop, when in zip(
             rows, qualities, sources, crops, times, strict=True
         ):
+            sample = self.next_id("sample")
+            owner = f"{sample}/{person_id}"
+            values: list[Any] = [
+                person_id,
+                self._cipher.seal(row.astype("<f4").tobytes(), "sample.embedding", owner),
+                None if quality is None or np.isnan(quality) else float(quality),
+                str(provenance),
+                self._maybe(source, "sample.source", owner),
+                None if crop is None else self._cipher.seal(crop, "sample.crop", owner),
+                when,
+                revision,
+            ]
+            columns = ""
+            if sample is not None:
+                columns, values = ", id", [*values, sample]
             ((new,),) = self.execute(
                 "INSERT INTO sample (person_id, embedding, quality, provenance, source, crop, "
-                "created, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-                (
-                    person_id,
-                    self._cipher.seal(row.astype("<f4").tobytes(), "sample.embedding"),
-                    None if quality is None or np.isnan(quality) else float(quality),
-                    str(provenance),
-                    self._maybe(source, "sample.source"),
-                    None if crop is None else self._cipher.seal(crop, "sample.crop"),
-                    when,
-                    revision,
-                ),
+                f"created, revision{columns}) VALUES ({', '.join('?' * len(values))}) RETURNING id",
+                values,
             )
             ids.append(int(new))
         return ids
 
     def samples(self, person_id: int) -> list[Sample]:
         rows = self.execute(f"{_SAMPLE} WHERE person_id = ? ORDER BY id", (person_id,))
-        return [self._sample(row) for row in rows]
+        return self._samples(rows)
 
-    def sample(self, sample_id: int) -> Sample:
-        rows = self.execute(f"{_SAMPLE} WHERE id = ?", (sample_id,))
-        if not rows:
-            raise GalleryError(f"{self._place} has no sample {sample_id}")
-        return self._sample(rows[0])
+    def damaged_samples(self) -> list[tuple[int, int]]:
+        """(id, person id) of the samples whose row is damaged."""
+        bad: list[tuple[int, int]] = []
+        people = self.execute("SELECT DISTINCT person_id FROM sample ORDER BY person_id")
+        for (person_id,) in people:
+            rows = self.execute(f"{_SAMPLE} WHERE person_id = ? ORDER BY id", (person_id,))
+            sound = {sample.id for sample in self._samples(rows)}
+            bad += [(int(r[0]), int(r[1])) for r in rows if r[0] not in sound]
+        return bad
 
     def sample_ids(self, person_id: int) -> list[int]:
         rows = self.execute("SELECT id FROM sample WHERE person_id = ? ORDER BY id", (person_id,))
         return [int(i) for (i,) in rows]
 
-    def changed_samples(
-        self, after: tuple[int, int], until: int, limit: int
-    ) -> list[tuple[int, int, int, Array]]:
-        """At most `limit` of (revision, id, person id, embedding), by (revision, id) > `after`."""
+    def changed_samples(self, after: tuple[int, int], until: int, limit: int) -> Changed:
+        """At most `limit` samples by (revision, id) > `after`; those that are damaged left out."""
         columns = "SELECT revision, id, person_id, embedding FROM sample"
         # Two statements, as one over (revision, id) would step over the whole revision each time.
         rows = self.execute(
@@ -221,17 +271,29 @@ class Tables(Values):
             f"{columns} WHERE revision > ? AND revision <= ? ORDER BY revision, id LIMIT ?",
             (after[0], until, limit - len(rows)),
         )
-        return [(int(r), int(i), int(p), self._embedding(e)) for r, i, p, e in rows]
+        places, embeddings, _ = self._embeddings([(i, p, e) for _, i, p, e in rows])
+        return Changed(
+            ids=np.array([rows[i][1] for i in places], np.int64),
+            owners=np.array([rows[i][2] for i in places], np.int64),
+            embeddings=embeddings,
+            last=(int(rows[-1][0]), int(rows[-1][1])) if rows else None,
+            more=len(rows) == limit,
+        )
 
-    def embeddings(self, ids: Sequence[int]) -> list[tuple[int, Array]]:
-        """(id, embedding) of those of `ids` that there are."""
-        found: list[tuple[int, Array]] = []
+    def embeddings(self, ids: Sequence[int]) -> tuple[NDArray[np.int64], Array]:
+        """Ids (n,) and embeddings (n, d) of those of `ids` that there are and are sound."""
+        found: list[int] = []
+        parts: list[Array] = [np.empty((0, self._size), np.float32)]
         for start in range(0, len(ids), _MARKS):
             some = ids[start : start + _MARKS]
             marks = ", ".join("?" * len(some))
-            rows = self.execute(f"SELECT id, embedding FROM sample WHERE id IN ({marks})", some)
-            found += [(int(i), self._embedding(e)) for i, e in rows]
-        return found
+            rows = self.execute(
+                f"SELECT id, person_id, embedding FROM sample WHERE id IN ({marks})", some
+            )
+            places, embeddings, _ = self._embeddings([(i, p, e) for i, p, e in rows])
+            found += [int(rows[i][0]) for i in places]
+            parts.append(embeddings)
+        return np.array(found, np.int64), np.concatenate(parts)
 
     def owners(self) -> dict[int, int]:
         """The person of every sample, by their ids in ascending order."""
@@ -243,8 +305,7 @@ class Tables(Values):
 
     def dropped(self, since: int, held: Iterable[int]) -> list[int]:
         """The samples deleted after revision `since`, of which `held` are of interest."""
-        ((floor,),) = self.execute("SELECT floor FROM state")
-        if since < floor:  # the list no longer reaches back so far
+        if since < self._state("floor"):  # the list no longer reaches back so far
             there = self.owners()
             return [i for i in held if i not in there]
         rows = self.execute("SELECT sample_id FROM dropped WHERE revision > ?", (since,))
@@ -256,10 +317,45 @@ class Tables(Values):
         self.execute("UPDATE state SET floor = ?", (revision,))
 
     def move_samples(self, ids: Iterable[int], person_id: int, revision: int) -> None:
+        ids = list(ids)
+        if self._cipher.secret:
+            self._rebind(ids, person_id)
         self.execute(
             "UPDATE sample SET person_id = ?, revision = ? WHERE id = ?",
             [(person_id, revision, i) for i in ids],
             many=True,
+        )
+
+    def _rebind(self, ids: Sequence[int], person_id: int) -> None:
+        """Seal samples anew for the person whose they become."""
+        for i in ids:
+            rows = self.execute(f"{_SAMPLE} WHERE id = ?", (i,))
+            for _, owner, embedding, _, _, source, crop, _ in rows:
+                old, new = f"{i}/{owner}", f"{i}/{person_id}"
+                try:
+                    values = self.recode(self, (embedding, source, crop), old, new)
+                except GalleryError:  # damaged already, and so it stays
+                    continue
+                self.execute(
+                    "UPDATE sample SET embedding = ?, source = ?, crop = ? WHERE id = ?",
+                    (*values, i),
+                )
+
+    def recode(
+        self, old: Values, values: tuple[Any, str | None, Any], was: str, becomes: str
+    ) -> tuple[Any, str | None, Any]:
+        """Embedding, source and crop as `old` sealed them for `was`, sealed for `becomes`."""
+        embedding, source, crop = values
+        cipher = old._cipher
+
+        def blob(value: Any, column: str) -> Any:
+            return self._cipher.seal(cipher.unseal(value, column, was), column, becomes)
+
+        text = None if source is None else old.open_text(source, "sample.source", was)
+        return (
+            blob(embedding, "sample.embedding"),
+            self._maybe(text, "sample.source", becomes),
+            None if crop is None else blob(crop, "sample.crop"),
         )
 
     def drop_samples(self, ids: Sequence[int], revision: int) -> None:

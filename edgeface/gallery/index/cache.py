@@ -1,0 +1,74 @@
+"""The file beside a gallery that keeps its index, so that the next opening has it at once.
+
+It may be deleted at any time. It is read only if it is, byte for byte, what the gallery says it
+wrote: index libraries crash on damaged files, and answer wrongly from foreign ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from edgeface.atomic import replacing_by_name
+from edgeface.errors import GalleryError
+from edgeface.gallery.storage.tables import Tables
+
+SETTING = "index"  # of the gallery: what the file holds
+
+
+class IndexFile:
+    """The index of the gallery at `path` (resolved). Its name holds the gallery's id, so that it is
+    found when the gallery has another name."""
+
+    def __init__(self, path: Path) -> None:
+        self._gallery = path
+
+    def read(self, tables: Tables, family: str) -> Path | None:
+        """The file, None if there is none or it is not what was written last."""
+        path = self.path(tables)
+        stored = tables.setting(SETTING)
+        if path is None or not stored:
+            return None
+        try:
+            return path if stored == _contents(path, family) else None
+        except OSError:
+            return None
+
+    def write(self, tables: Tables, family: str, save: Callable[[Path], None]) -> None:
+        """Let `save` write the file, in a transaction that says so. OutputError if it cannot be."""
+        path = self.path(tables)
+        if path is not None:
+            with replacing_by_name(path) as partial:
+                save(partial)
+                contents = _contents(partial, family)
+            tables.set(SETTING, contents)
+
+    def erase(self, tables: Tables) -> None:
+        """Delete every index of this gallery in its folder, whatever the gallery was called, and
+        what a killed process left of one. GalleryError if some of them cannot be."""
+        path, failed = self.path(tables), []
+        if path is None:
+            return
+        number = path.name.rpartition("-")[2]
+        for file in path.parent.glob(f"*-index-{number}*"):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                failed.append(f"{file} ({error.strerror})")
+        if failed:
+            raise GalleryError(f"delete {', '.join(failed)}: it holds forgotten faces")
+
+    def path(self, tables: Tables) -> Path | None:
+        """Where the file is kept, None for a gallery whose id cannot be part of a name."""
+        number = (tables.setting("uuid") or "")[:8]
+        if not re.fullmatch("[0-9a-f]{8}", number):
+            return None
+        return self._gallery.with_name(f"{self._gallery.name}-index-{number}")
+
+
+def _contents(path: Path, family: str) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+    return f"{family}:{path.stat().st_size}:{digest}"
