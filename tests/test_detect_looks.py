@@ -146,6 +146,25 @@ def test_a_picture_that_lies_on_its_side_is_turned(quarters):
     np.testing.assert_allclose(face.box, wanted.box, atol=1.5)
 
 
+def test_a_head_taken_for_an_upright_one_is_turned_when_that_looks_better():
+    """As networks do: upside down they see a face too, less surely, its points the wrong way up."""
+    upright, _ = drawn((300, 420), (150.0, 200.0), 50)
+    image = np.ascontiguousarray(upright[::-1, ::-1])
+    (wanted,) = find(image)
+
+    def mistaken(picture):
+        (face,) = find(picture)
+        if abs(pose.roll(face.landmarks)) < 45:
+            return [face]
+        middle = (face.box[:2] + face.box[2:]) / 2
+        points = np.float32(PLACES * 50) + middle
+        return [Face(face.box, points, 0.8)]
+
+    (face,) = looks.search(mistaken, mistaken, image, 640, 0.3)
+    assert face.score == pytest.approx(0.9)
+    np.testing.assert_allclose(face.landmarks, wanted.landmarks, atol=3)
+
+
 def test_a_face_that_only_a_smaller_look_sees_is_found():
     image, points = drawn((1080, 1440), (700.0, 540.0), 520)
     (face,) = looks.search(lambda p: find(p, largest=200), find, image, 640, 0.3)

@@ -25,7 +25,10 @@ LOOKS = 3  # at a face that fills the frame: the first one's box may be far too 
 SAME_IOU = 0.4  # two looks' boxes mean one face
 INSIDE = 0.7  # share of a box within a larger face's from which it is a part of that face
 PATCH = 224  # px, side of the square in which a face is looked at upright
-SURE = 0.7  # score of a face without doubt: a picture that shows one needs no further look
+SURE = 0.7  # score of a face without doubt
+UPRIGHT = (
+    0.9  # score upright below which a face may lie on its side: half of those upside down have .77
+)
 SMALL_SIDE = 224  # px, longer side of the smaller look: 1.2 of the picture's height is 200 px then
 
 
@@ -71,7 +74,7 @@ def merge(faces: Sequence[Face], again: Sequence[Face], limit: float) -> list[Fa
 
 def search(find: Find, close: Find, image: Image, max_side: int, least: float) -> list[Face]:
     """The faces of a single picture, each measured upright by `close`, best first: as `look`, and
-    smaller; if nothing sure was found, also turned by quarters. What is no face upright, with a
+    smaller; if none is surely upright, also turned by quarters. What is no face upright, with a
     score below `least`, is left out."""
 
     def measured(faces: Sequence[Face]) -> list[Face]:
@@ -80,7 +83,7 @@ def search(find: Find, close: Find, image: Image, max_side: int, least: float) -
     small = min(SMALL_SIDE, max_side)
     faces = union(look(find, image, max_side), look(find, image, small))
     faces = union(measured(faces), [])
-    if faces and faces[0].score >= SURE:
+    if faces and faces[0].score >= UPRIGHT:
         return faces
     for quarters in (1, 2, 3):
         turned = np.ascontiguousarray(np.rot90(image, quarters))
@@ -121,9 +124,8 @@ def refine(find: Find, image: Image, face: Face) -> Face:
         the face with the landmarks, score and pose of that look. Where it shows no face the points
         stay and the score is 0: what was found is then hardly one.
     """
-    matrix = upright(face)
-    patch = cv2.warpAffine(*_shrunk(image, matrix), (PATCH, PATCH), flags=cv2.INTER_LINEAR)
-    found = find(np.asarray(patch, np.uint8))
+    picture, matrix = patch(image, face)
+    found = find(picture)
     middle = np.full(2, PATCH / 2, np.float32)
     half = np.array([0.39, 0.5], np.float32) * MEASURED
     there = replace(face, box=np.concatenate([middle - half, middle + half]))
@@ -133,6 +135,14 @@ def refine(find: Find, image: Image, face: Face) -> Face:
     back = cv2.invertAffineTransform(matrix)
     points = np.asarray(best.landmarks @ back[:, :2].T + back[:, 2], np.float32)
     return replace(face, landmarks=points, score=best.score, pose=pose.estimate(points))
+
+
+def patch(image: Image, face: Face) -> tuple[Image, Array]:
+    """A face upright in the middle of a square of `PATCH` px, and the (2, 3) matrix that put it
+    there."""
+    matrix = upright(face)
+    out = cv2.warpAffine(*_shrunk(image, matrix), (PATCH, PATCH), flags=cv2.INTER_LINEAR)
+    return np.asarray(out, np.uint8), matrix
 
 
 def upright(face: Face) -> Array:
