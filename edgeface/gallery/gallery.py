@@ -20,9 +20,10 @@ from edgeface.gallery.index.cache import SETTING as INDEX
 from edgeface.gallery.index.cache import IndexFile
 from edgeface.gallery.index.mirror import Mirror
 from edgeface.gallery.records import Person, Provenance, Sample, check_name, unit_rows
+from edgeface.gallery.storage.address import is_postgres
 from edgeface.gallery.storage.cipher import read_key
 from edgeface.gallery.storage.contract import agree, encrypt
-from edgeface.gallery.storage.postgres import PostgresDatabase, ServerFinder, is_postgres
+from edgeface.gallery.storage.postgres import PostgresDatabase, ServerFinder
 from edgeface.gallery.storage.sqlite import SqliteDatabase
 from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind, Match, Threshold

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_SECRETS = "user|username|login|usr|password|passwd|pass|pwd|token|key|apikey|api_key|secret|auth"
-# A value ends where the next one begins; cameras take such pairs in the path as well.
-_PAIR = re.compile(rf"(?i)(?<![a-z])({_SECRETS})=[^&/;\s]*")
+from edgeface.redaction import redact
+
+__all__ = ["camera_index", "is_live", "redact"]
 
 
 def camera_index(source: str) -> int | None:
@@ -19,18 +19,3 @@ def camera_index(source: str) -> int | None:
 def is_live(source: str | int | Path) -> bool:
     """Whether the source is a camera or a URL, so that it has no known end."""
     return camera_index(str(source)) is not None or "://" in str(source)
-
-
-def redact(url: str) -> str:
-    """A URL without user, password and keys, for logs, events and errors.
-
-    All between `://` and the last `@` goes, as passwords hold `/`, `?` and `#` unescaped, and so
-    do the values of `user=…`, `password=…` and the like wherever they stand.
-    """
-    scheme, mark, rest = url.strip().partition("://")
-    if not mark:
-        return url
-    if "@" in rest:
-        rest = "***@" + rest.rpartition("@")[2]
-    shown = _PAIR.sub(r"\1=***", rest)
-    return f"{scheme}://{shown}"

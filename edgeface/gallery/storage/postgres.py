@@ -8,19 +8,22 @@ off has either been made or not, and the client finds out which.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from edgeface.errors import GalleryError
+from edgeface.gallery.storage.address import normal, secrets, shown
 from edgeface.gallery.storage.cipher import Cipher, Plain
-from edgeface.gallery.storage.database import MIGRATIONS, Execute, Rows
+from edgeface.gallery.storage.database import MIGRATIONS, READABLE, Execute, Rows
+from edgeface.gallery.storage.values import SOUND
+from edgeface.gallery.storage.watchdog import Watchdog
 from edgeface.types import Array, Kind, Match
 
 if TYPE_CHECKING:
@@ -28,6 +31,16 @@ if TYPE_CHECKING:
 
     Asked = tuple[psycopg.Connection[Any], psycopg.Cursor[Any]]
 
+logger = logging.getLogger("edgeface")
+
+# A network that swallows packets is noticed; an address may say otherwise.
+_LIMITS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 RECOVER_SECONDS = 30.0  # how long a server may be away before a call gives up
 EF_SEARCH = 100
 _WIDEST_INDEX = 2000  # dimensions of `vector` that pgvector indexes
@@ -65,11 +78,6 @@ def vector(row: Array) -> str:
     return "[" + ",".join(f"{x:.9g}" for x in row.tolist()) + "]"
 
 
-def is_postgres(path: object) -> bool:
-    """Whether a gallery's path names a server."""
-    return isinstance(path, str) and path.startswith(("postgresql://", "postgres://"))
-
-
 class PostgresDatabase:
     """A gallery on a server; needs the extra `edgeface[postgres]`. Safe for many threads."""
 
@@ -80,9 +88,9 @@ class PostgresDatabase:
             raise GalleryError(
                 "a gallery on PostgreSQL needs psycopg: pip install 'edgeface[postgres]'"
             ) from error
-        self._psycopg, self._url = psycopg, url
-        parts = urlsplit(url)  # its password stays out of messages
-        self.place = f"{parts.scheme}://{parts.hostname or 'localhost'}{parts.path}"
+        self._psycopg, self._url = psycopg, normal(url)
+        self.place, self._secrets = shown(url), secrets(url)
+        self._watchdog = Watchdog(psycopg)
         self.plain: Cipher = Vectors()
         self._idle: list[psycopg.Connection[Any]] = []
         self._lock, self._closed, self._reached = threading.Lock(), False, False
@@ -96,10 +104,15 @@ class PostgresDatabase:
 
     def _prepare(self, size: int | None) -> None:
         """Make the tables if there are none and `size` is given; bring them up to date."""
+        psycopg = self._psycopg
         with self._lent() as (connection, _), self._mended():
             connection.execute("SELECT pg_advisory_lock(hashtext('edgeface'))")
             try:
-                self._migrate(connection, size)
+                try:
+                    self._migrate(connection, size)
+                except psycopg.errors.InsufficientPrivilege:  # enough for who only reads
+                    if _version(connection) < READABLE:
+                        raise
                 half = "SELECT 1 FROM pg_type WHERE typname = 'halfvec'"
                 if connection.execute(half).fetchone():
                     self.indexed_type = "halfvec"
@@ -108,11 +121,8 @@ class PostgresDatabase:
                 connection.execute("SELECT pg_advisory_unlock(hashtext('edgeface'))")
 
     def _migrate(self, connection: psycopg.Connection[Any], size: int | None) -> None:
-        found = connection.execute("SELECT to_regclass('edgeface.schema_version')").fetchone()
-        version = 0
-        if found and found[0]:
-            ((version,),) = connection.execute("SELECT version FROM schema_version").fetchall()
-        elif size is None:
+        version = _version(connection)
+        if not version and size is None:
             raise GalleryError(f"{self.place} holds no gallery: enrol somebody to make one")
         if version > len(MIGRATIONS):
             raise GalleryError(
@@ -136,34 +146,42 @@ class PostgresDatabase:
     def _index(self, connection: psycopg.Connection[Any]) -> None:
         """Make the HNSW index if there is none and pgvector can index this many dimensions."""
         kind = self.indexed_type
+        there = connection.execute("SELECT to_regclass('edgeface.sample_near')").fetchone()
+        if there and there[0]:
+            return
         row = connection.execute(
             "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'sample'::regclass "
             "AND attname = 'embedding'"
         ).fetchone()
         if row and (kind == "halfvec" or row[0] <= _WIDEST_INDEX):
-            connection.execute(
-                f"CREATE INDEX IF NOT EXISTS sample_near ON sample USING hnsw "
-                f"((embedding::{kind}({row[0]})) {kind}_ip_ops)".encode()
-            )
+            try:
+                connection.execute(
+                    f"CREATE INDEX IF NOT EXISTS sample_near ON sample USING hnsw "
+                    f"((embedding::{kind}({row[0]})) {kind}_ip_ops)".encode()
+                )
+            except self._psycopg.errors.InsufficientPrivilege:
+                logger.info("%s is searched without an index: its owner makes one", self.place)
 
     @contextmanager
     def transaction(self) -> Iterator[Execute]:
         """See `Database.transaction`."""
         with self._begun("BEGIN") as connection:
-            row = connection.execute("SELECT txid_current()").fetchone()
-            yield _executor(connection)
+            execute = self._executor(connection)
+            ((number,),) = execute("SELECT txid_current()")
+            yield execute
             try:
-                connection.execute("COMMIT")
-            except self._psycopg.OperationalError:
-                if row is None or not self._committed(int(row[0])):
+                execute("COMMIT")
+            except self._psycopg.OperationalError as error:
+                if not self._committed(int(number), error):
                     raise
 
     @contextmanager
     def snapshot(self) -> Iterator[Execute]:
         """See `Database.snapshot`."""
         with self._begun("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as connection:
-            yield _executor(connection)
-            connection.execute("COMMIT")
+            execute = self._executor(connection)
+            yield execute
+            execute("COMMIT")
 
     def stamp(self) -> object:
         """See `Database.stamp`."""
@@ -175,29 +193,50 @@ class PostgresDatabase:
         """See `Database.watch`: nothing takes the place of a server."""
 
     def compact(self) -> None:
-        """See `Database.compact`."""
-        self.scrub()
+        """See `Database.compact`: rewrites the tables, and nobody searches meanwhile."""
+        self._vacuum("VACUUM (FULL)")
 
     def scrub(self) -> None:
-        """Rewrite the tables without their dead rows. What the server keeps besides, its
-        write-ahead log and backups, is its operator's."""
+        """Take dead rows out of tables and indexes while others go on. Pages that held them are
+        reused, not overwritten: these, the write-ahead log and backups are the operator's.
+        `compact` rewrites the tables."""
+        self._vacuum("VACUUM")
+
+    def _vacuum(self, command: str) -> None:
         with self._lent() as (connection, _), self._mended():
             for table in ("sample", "person", "journal", "journal_person", "cannot_link"):
-                connection.execute(f"VACUUM (FULL) {table}".encode())
+                connection.execute(f"{command} {table}".encode())
 
     def close(self) -> None:
         """See `Database.close`."""
+        self._watchdog.stop()
         with self._lock:
             self._closed = True
             for connection in self._idle:
                 connection.close()
             self._idle.clear()
 
-    def _committed(self, transaction: int) -> bool:
-        """Whether a transaction whose COMMIT got no answer was made."""
-        with self._lent() as (connection, _):
-            row = connection.execute("SELECT txid_status(%s)", (transaction,)).fetchone()
-            return row is not None and row[0] == "committed"
+    def _committed(self, transaction: int, error: Exception) -> bool:
+        """Whether a transaction whose COMMIT got no answer was made. Waits while the server is
+        still at it; GalleryError if it cannot be found out."""
+        end, status = time.monotonic() + RECOVER_SECONDS, None
+        while time.monotonic() < end:
+            try:
+                with self._lent() as (connection, _), self._mended():
+                    ((status,),) = self._executor(connection)(
+                        "SELECT txid_status(?)", (transaction,)
+                    )
+            except GalleryError:
+                break
+            if status != "in progress":
+                break
+            time.sleep(0.1)
+        if status in {"committed", "aborted"}:
+            return bool(status == "committed")
+        raise GalleryError(
+            f"whether the change to {self.place} was made is unknown, the server did not answer: "
+            "look at the gallery before you try again"
+        ) from error
 
     @contextmanager
     def _begun(self, statement: str) -> Iterator[psycopg.Connection[Any]]:
@@ -206,7 +245,7 @@ class PostgresDatabase:
                 yield connection
             except BaseException:
                 with suppress(self._psycopg.Error):
-                    connection.execute("ROLLBACK")
+                    self._executor(connection)("ROLLBACK")
                 raise
 
     @contextmanager
@@ -234,12 +273,15 @@ class PostgresDatabase:
             fresh = connection is None
             try:
                 if connection is None:
-                    connection = self._psycopg.connect(
-                        self._url, autocommit=True, options="-c search_path=edgeface,public"
-                    )
-                answer = connection.execute(first.encode())
+                    connection = self._connect()
+                with self._watchdog.over(connection):
+                    answer = connection.execute(first.encode())
                 self._reached = True
                 return connection, answer
+            except self._psycopg.ProgrammingError as error:
+                if connection is not None:
+                    connection.close()
+                raise self._translated(error) from error
             except self._psycopg.OperationalError as error:
                 if connection is not None:
                     connection.close()
@@ -251,6 +293,27 @@ class PostgresDatabase:
                 time.sleep(wait)
                 wait = min(1.0, 2.0 * wait)
 
+    def _connect(self) -> psycopg.Connection[Any]:
+        given = self._psycopg.conninfo.conninfo_to_dict(self._url)
+        limits = {key: value for key, value in _LIMITS.items() if key not in given}
+        address = self._psycopg.conninfo.make_conninfo(self._url, **limits)
+        return self._psycopg.connect(
+            address, autocommit=True, options="-c search_path=edgeface,public"
+        )
+
+    def _executor(self, connection: psycopg.Connection[Any]) -> Execute:
+        def execute(sql: str, parameters: Sequence[Any] = (), *, many: bool = False) -> Rows:
+            statement = sql.replace("?", "%s").encode()
+            rows = len(parameters) if many else 1
+            with self._watchdog.over(connection, rows), connection.cursor() as cursor:
+                if many:
+                    cursor.executemany(statement, parameters)
+                    return []
+                cursor.execute(statement, parameters or None)
+                return list(cursor.fetchall()) if cursor.description else []
+
+        return execute
+
     @contextmanager
     def _mended(self) -> Iterator[None]:
         try:
@@ -260,6 +323,8 @@ class PostgresDatabase:
 
     def _translated(self, error: Exception) -> GalleryError:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
         if isinstance(error, self._psycopg.OperationalError):
             return ConnectionLostError(
                 f"{self.place} cannot be reached, nothing was changed: check the server and try "
@@ -278,10 +343,11 @@ class ServerFinder:
             SELECT c.person_id, p.name, p.kind, -(c.embedding <#> ?::vector) AS similarity
             FROM (SELECT person_id, embedding FROM sample
                   ORDER BY embedding::{kind}({size}) <#> ?::{kind}({size}) LIMIT ?) c
-            JOIN person p ON p.id = c.person_id ORDER BY similarity DESC"""
-        self._all = """
+            JOIN person p ON p.id = c.person_id WHERE {_sound("c")} ORDER BY similarity DESC"""
+        self._all = f"""
             SELECT s.person_id, p.name, p.kind, max(-(s.embedding <#> ?::vector)) AS similarity
-            FROM sample s JOIN person p ON p.id = s.person_id WHERE p.kind LIKE ?
+            FROM sample s JOIN person p ON p.id = s.person_id
+            WHERE p.kind LIKE ? AND {_sound("s")}
             GROUP BY s.person_id, p.name, p.kind ORDER BY similarity DESC LIMIT ?"""
 
     def __len__(self) -> int:
@@ -335,14 +401,15 @@ def _match(row: Sequence[Any]) -> Match:
     return Match(int(person), str(name), float(similarity), Kind(kind))
 
 
-def _executor(connection: psycopg.Connection[Any]) -> Execute:
-    def execute(sql: str, parameters: Sequence[Any] = (), *, many: bool = False) -> Rows:
-        statement = sql.replace("?", "%s").encode()
-        with connection.cursor() as cursor:
-            if many:
-                cursor.executemany(statement, parameters)
-                return []
-            cursor.execute(statement, parameters or None)
-            return list(cursor.fetchall()) if cursor.description else []
+def _version(connection: psycopg.Connection[Any]) -> int:
+    """The version of the tables, 0 if there are none."""
+    found = connection.execute("SELECT to_regclass('edgeface.schema_version')").fetchone()
+    if not (found and found[0]):
+        return 0
+    ((version,),) = connection.execute("SELECT version FROM schema_version").fetchall()
+    return int(version)
 
-    return execute
+
+def _sound(table: str) -> str:
+    """The condition that a row has length one, as every written row has."""
+    return f"abs(1 + ({table}.embedding <#> {table}.embedding)) < {SOUND}"
