@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +83,85 @@ def test_an_export_that_cannot_be_written_leaves_nothing(full: Gallery, folder: 
     with pytest.raises(OutputError, match="cannot be written"):
         write(full, folder / "no" / "such" / "folder")
     assert sorted(folder.iterdir()) == before
+
+
+def test_mutated_exports_change_nothing_or_are_taken(full: Gallery, folder: Path, way) -> None:
+    """Whatever happens to the bytes, it never ends in another error than ours."""
+    write, read = way
+    write(full, folder / "good")
+    good, rng, refused = (folder / "good").read_bytes(), random.Random(3), 0
+    with Gallery.open(folder / "into", model=MODEL, size=SIZE) as into:
+        for number in range(250):
+            content, at = bytearray(good), rng.randrange(len(good))
+            if number % 4 == 0:
+                del content[at:]
+            elif number % 4 == 1:
+                content[at : at + 64] = rng.randbytes(64)
+            else:
+                for _ in range(rng.randint(1, 8)):
+                    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            (folder / "bad").write_bytes(content)
+            before = into.count()
+            try:
+                read(into, folder / "bad")
+            except GalleryError as error:
+                refused += 1
+                assert "\n" not in str(error)
+                assert into.count() == before
+    assert refused > 100
+
+
+HOSTILE = {
+    "embedding text": {"embedding": lambda a: a.astype(str)},
+    "embedding complex": {"embedding": lambda a: a.astype(complex)},
+    "embedding 3d": {"embedding": lambda a: a[None]},
+    "embedding NaN": {"embedding": lambda a: a * np.nan},
+    "lengths negative": {"crop_length": lambda a: a - 9},
+    "lengths huge": {"crop_length": lambda a: a + 2**61},
+    "lengths floats": {"crop_length": lambda a: a + 0.5},
+    "created NaN": {"created": lambda a: a * np.nan},
+    "created text": {"created": lambda a: a.astype(str)},
+    "quality infinite": {"quality": lambda a: a + np.inf},
+    "metadata no JSON": {"metadata_values": lambda a: np.full(len(a), "{")},
+    "metadata a list": {"metadata_values": lambda a: np.full(len(a), "[1]")},
+    "metadata deep": {"metadata_values": lambda a: np.full(len(a), "[" * 50_000)},
+    "index out of range": {"name_index": lambda a: a + 99},
+    "index floats": {"name_index": lambda a: a.astype(float)},
+    "index booleans": {"name_index": lambda a: a.astype(bool)},
+    "names are numbers": {"name_values": lambda a: np.arange(len(a))},
+    "names steer a terminal": {"name_values": lambda a: np.char.add(a, "\x1b[2J")},
+    "format NaN": {"format": lambda a: np.float64(np.nan)},
+    "format many": {"format": lambda a: np.array([1, 2])},
+}
+
+
+@pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_exports_are_refused(full: Gallery, folder: Path, changes) -> None:
+    full.export_npz(folder / "good")
+    with np.load(folder / "good") as stored:
+        arrays = dict(stored)
+    for name, change in changes.items():
+        arrays[name] = change(arrays[name])
+    np.savez_compressed(folder / "bad.npz", **arrays)
+    with Gallery.open(folder / "into", model=MODEL, size=SIZE) as into:
+        with pytest.raises(GalleryError) as caught:
+            into.import_npz(folder / "bad.npz")
+        assert "\n" not in str(caught.value)
+        assert into.count() == 0
+
+
+def test_a_header_that_claims_petabytes_is_refused(full: Gallery, folder: Path) -> None:
+    full.export_npz(folder / "good")
+    with (
+        np.load(folder / "good") as stored,
+        zipfile.ZipFile(folder / "bad.npz", "w") as out,
+    ):
+        for name in stored.files:
+            with out.open(f"{name}.npy", "w") as file:
+                if name == "embedding":
+                    shape = {"descr": "<f4", "fortran_order": False, "shape": (10**13, SIZE)}
+                    np.lib.format.write_array_header_1_0(file, shape)
+                else:
+                    np.lib.format.write_array(file, stored[name])
+    with pytest.raises(GalleryError, match="not a gallery export"):
+        full.import_npz(folder / "bad.npz")

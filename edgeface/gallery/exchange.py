@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgeface.atomic import replacing
 from edgeface.errors import GalleryError
-from edgeface.gallery.records import Person, Provenance, Sample, check_name
+from edgeface.gallery.records import Person, Provenance, Sample, check_name, printable
 from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind
 
@@ -80,23 +80,26 @@ def write_npz(data: Table, path: Path) -> None:
 
 def read_npz(path: Path) -> Table:
     """The table in `path`; GalleryError when it is not one. Nothing is unpickled."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if int(arrays["format"]) > FORMAT:
-                raise GalleryError(f"{path} was written by a newer edgeface: update edgeface")
+
+    def read() -> Table:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            _check_format(arrays["format"], path)
             lengths, crops = arrays["crop_length"], arrays["crop_bytes"].tobytes()
+            if lengths.dtype.kind not in "iu" or lengths.min(initial=0) < 0:
+                raise ValueError("a length is no number of bytes")
             ends = np.concatenate([[0], np.cumsum(lengths)])
-            data = Table(
+            if ends[-1] != len(crops):
+                raise ValueError("the crops do not have the lengths stated")
+            return Table(
                 model=str(arrays["model"]),
                 embedding=arrays["embedding"],
                 quality=arrays["quality"],
                 created=arrays["created"],
-                crop=[crops[a:b] for a, b in itertools.pairwise(ends)],
-                text={t: arrays[f"{t}_values"][arrays[f"{t}_index"]].tolist() for t in _TEXT},
+                crop=[crops[a:b] for a, b in itertools.pairwise(ends.tolist())],
+                text={t: _chosen(arrays[f"{t}_values"], arrays[f"{t}_index"]) for t in _TEXT},
             )
-    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        raise GalleryError(f"{path} is not a gallery export: {error}") from error
-    return _sound(data, path)
+
+    return _read(path, read)
 
 
 def write_parquet(data: Table, path: Path) -> None:
@@ -118,24 +121,23 @@ def write_parquet(data: Table, path: Path) -> None:
 
 def read_parquet(path: Path) -> Table:
     """The table in `path`; GalleryError when it is not one."""
-    pa, parquet = _pyarrow()
-    try:
+    _, parquet = _pyarrow()
+
+    def read() -> Table:
         content = parquet.read_table(path)
         meta = content.schema.metadata or {}
-        if int(meta[b"edgeface.format"]) > FORMAT:
-            raise GalleryError(f"{path} was written by a newer edgeface: update edgeface")
+        _check_format(meta[b"edgeface.format"], path)
         flat = content["embedding"].combine_chunks()
-        data = Table(
+        return Table(
             model=meta[b"edgeface.model"].decode(),
             embedding=np.array(flat.flatten(), np.float32).reshape(len(flat), -1),
             quality=np.array(content["quality"], np.float32),
             created=np.array(content["created"], np.float64),
-            crop=content["crop"].to_pylist(),
+            crop=[crop or b"" for crop in content["crop"].to_pylist()],
             text={name: content[name].to_pylist() for name in _TEXT},
         )
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise GalleryError(f"{path} is not a gallery export: {error}") from error
-    return _sound(data, path)
+
+    return _read(path, read)
 
 
 def insert(tables: Tables, data: Table, rows: Array, revision: int) -> int:
@@ -185,14 +187,50 @@ def _known(tables: Tables, data: Table, name: str, first: int, revision: int) ->
     )
 
 
-def _sound(data: Table, path: Path) -> Table:
+def _read(path: Path, read: Callable[[], Table]) -> Table:
+    """What `read` gives, if it is sound. Whatever else a hostile or damaged file makes a library
+    raise, from `zlib.error` to `MemoryError`, means that it is no export."""
+    try:
+        return _sound(read())
+    except GalleryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise GalleryError(f"{path} is not a gallery export: {reason}") from error
+
+
+def _check_format(value: Any, path: Path) -> None:
+    if int(value) > FORMAT:
+        raise GalleryError(f"{path} was written by a newer edgeface: update edgeface")
+
+
+def _chosen(values: NDArray[Any], index: NDArray[Any]) -> list[Any]:
+    if index.dtype.kind not in "iu":
+        raise ValueError("an index of texts is no array of whole numbers")
+    return list(values[index].tolist())
+
+
+def _sound(data: Table) -> Table:
+    """The same table with every value of the kind it should be; ValueError if one is not."""
     n = len(data.embedding)
     lengths = {len(data.quality), len(data.created), len(data.crop), *map(len, data.text.values())}
     if data.embedding.ndim != 2 or lengths != {n}:
-        raise GalleryError(f"{path} is not a gallery export: its columns differ in length")
+        raise ValueError("its columns differ in length")
+    numbers = (data.embedding, data.quality, data.created)
+    if any(column.dtype.kind != "f" for column in numbers):
+        raise ValueError("a column of numbers holds something else")
+    if not np.isfinite(data.created).all() or np.isinf(data.quality).any():
+        raise ValueError("a time or a quality is not finite")
+    if not all(isinstance(text, str) for column in data.text.values() for text in column):
+        raise ValueError("a column of texts holds something else")
     strange = set(data.text["kind"]) - set(Kind) | set(data.text["provenance"]) - set(Provenance)
     if strange:
-        raise GalleryError(f"{path} is not a gallery export: it holds {sorted(strange)[0]!r}")
+        raise ValueError(f"it holds {sorted(strange)[0]!r}")
+    for metadata in set(data.text["metadata"]):
+        if not isinstance(json.loads(metadata), dict):
+            raise ValueError("metadata is not a JSON object")
+    for name in ("source", "external_id"):
+        data.text[name] = [printable(text) for text in data.text[name]]
     return data
 
 
