@@ -209,9 +209,9 @@ def from_model(
         raise CalibrationError(f"an FPIR of {fpir} is no rate: choose one between 0 and 1")
     if fpir < least:
         raise CalibrationError(
-            f"the model of strangers knows no FPIR below {_up(least)} for {size} enrolled people, "
+            f"the model of strangers knows no FPIR below {_up(least)} for a gallery of {size}, "
             f"{_short(fpir)} was asked for: choose {_up(least)} or more, or give pictures of "
-            f"{trials_needed(fpir)} people who are not enrolled"
+            "people who are not enrolled, three over the rate of them"
         )
     at = np.asarray(values, np.float64)
     curves = [np.log(np.asarray(rates, np.float64)) for rates in (expected, safe, high)]

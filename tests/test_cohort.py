@@ -89,7 +89,9 @@ def test_the_smallest_galleries_are_told_of(cohort: Cohort, n: int) -> None:
 
 def test_a_rate_it_knows_nothing_of_is_refused_with_the_smallest_it_knows(cohort: Cohort) -> None:
     gallery = people(100, 4)
-    with pytest.raises(CalibrationError, match=r"no FPIR below (\S+) for 100") as caught:
+    with pytest.raises(
+        CalibrationError, match=r"no FPIR below (\S+) for a gallery of 100"
+    ) as caught:
         calibrated(cohort, gallery, rate=1e-9)
     least = float(str(caught.value).split("no FPIR below ")[1].split()[0])
     assert calibrated(cohort, gallery, rate=least).fpir == least
