@@ -40,7 +40,10 @@ def cluster(
     threads: Threads = 2,
     as_json: Json = False,
 ) -> None:
-    """Sort a pile of pictures into people: JSON, CSV, a page to look at, folders, a gallery."""
+    """Sort unlabelled pictures into people.
+
+    The result is JSON, CSV, a page to look at and, on request, folders or a gallery.
+    """
     if pictures is None and not show:
         raise ArgumentError("give a folder of pictures")
     if pictures is None and (update or folders or into):

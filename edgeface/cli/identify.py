@@ -62,7 +62,10 @@ def identify(
     threads: Threads = 2,
     as_json: Json = False,
 ) -> None:
-    """Say who is in a video (a line per event) or in pictures (a line per face)."""
+    """Say who is in pictures or in a video.
+
+    A line per face of a picture, a line per event of a video.
+    """
     if (source is None) == (not pictures):
         raise ArgumentError("give either pictures or --video SOURCE")
     if source is None:

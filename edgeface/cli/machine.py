@@ -81,7 +81,10 @@ def verify_models(as_json: Json = False) -> None:
 
 
 def doctor(as_json: Json = False) -> None:
-    """Report what this machine offers and what is known to go wrong on it."""
+    """Report what this machine offers and lacks.
+
+    Names what is known to go wrong; the exit code is 2 if something is bad.
+    """
     from edgeface.doctor import checks
 
     rows = [{"check": c.name, "state": c.state, "detail": c.detail} for c in checks()]

@@ -63,7 +63,10 @@ def forget(
         str | None, typer.Option(help="Only strangers not seen for so long: 30d, 12h, 2w.")
     ] = None,
 ) -> None:
-    """Erase a person, or strangers; the bytes in the file included."""
+    """Erase a person or strangers, for good.
+
+    The bytes in the file are erased as well.
+    """
     if (name is None) != strangers:
         raise ArgumentError("give either the name of a person or --strangers")
     if older_than is not None and not strangers:
@@ -79,7 +82,10 @@ def forget(
 
 @people.command()
 def encrypt(gallery: GalleryFile) -> None:
-    """Encrypt a gallery file in place with the key the environment names."""
+    """Encrypt a gallery file in place.
+
+    The key is the one that EDGEFACE_GALLERY_KEY or EDGEFACE_GALLERY_KEY_FILE names.
+    """
     from edgeface.gallery import Gallery
 
     Gallery.encrypt(gallery)
@@ -88,7 +94,7 @@ def encrypt(gallery: GalleryFile) -> None:
 
 @people.command("export")
 def export_people(gallery: GalleryFile, file: Path) -> None:
-    """Write all people and embeddings to FILE.npz or FILE.parquet."""
+    """Write everybody to FILE.npz or FILE.parquet."""
     with _store(gallery) as store:
         write = store.export_parquet if _is_parquet(file) else store.export_npz
         say(f"{write(file)} samples written to {file}")
@@ -116,14 +122,20 @@ def split(
     samples: Annotated[list[int], typer.Argument(help="Sample ids, see `gallery samples`.")],
     new: Annotated[str | None, typer.Option(help="Name of the new person.")] = None,
 ) -> None:
-    """Make some samples of a person another person, the next stranger unless named."""
+    """Make some samples of a person another person.
+
+    That is the next stranger, unless --new gives a name.
+    """
     with _store(gallery) as store:
         say(f"now {store.split(name, samples, new).name}")
 
 
 @people.command("not-this-person")
 def not_this_person(gallery: GalleryFile, name: str, sample: int) -> None:
-    """Say that a sample was wrongly taken for NAME; it is never joined with them again."""
+    """Say that a sample is not of NAME.
+
+    It becomes a stranger, and is never joined with them again.
+    """
     with _store(gallery) as store:
         who = store.not_this_person(name, sample=sample)
         say(f"sample {sample} is {who.name} now")
@@ -147,7 +159,10 @@ def samples(gallery: GalleryFile, name: str, as_json: Json = False) -> None:
 
 @people.command()
 def audit(gallery: GalleryFile, model: str = "mobilefacenet", as_json: Json = False) -> None:
-    """List mislabelled samples, outliers and people who may be one."""
+    """List what looks wrong.
+
+    Mislabelled samples, outliers, and people who may be one.
+    """
     from edgeface.gallery import audit as look
     from edgeface.models import load_card
 
@@ -169,7 +184,10 @@ def audit(gallery: GalleryFile, model: str = "mobilefacenet", as_json: Json = Fa
 
 @people.command()
 def tidy(gallery: GalleryFile, as_json: Json = False) -> None:
-    """Merge strangers who turn out to be one person; `undo` takes each merge back."""
+    """Merge strangers who turn out to be one person.
+
+    `undo` takes each merge back.
+    """
     from edgeface.tidy import tidy as merge_strangers
 
     with _store(gallery) as store:

@@ -32,7 +32,10 @@ def enroll(
     threads: Threads = 2,
     as_json: Json = False,
 ) -> None:
-    """Add people to a gallery: one by name and pictures, or a folder of folders."""
+    """Add people to a gallery.
+
+    One by name and pictures, or many from a folder with a folder of pictures for each.
+    """
     if faces not in {"require_one", "largest", "skip"}:
         raise ArgumentError(f"--faces is {faces!r}; use require_one, largest or skip")
     groups = _groups(what)
@@ -98,7 +101,10 @@ def calibrate(
     threads: Threads = 2,
     as_json: Json = False,
 ) -> None:
-    """Set the gallery's threshold by a false-positive identification rate (FPIR)."""
+    """Set how often a gallery may name a stranger.
+
+    That is the false-positive identification rate (FPIR); the gallery's threshold follows.
+    """
     from edgeface.listing import pictures_in
 
     if not 0 < fpir < 1:
