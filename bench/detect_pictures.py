@@ -125,7 +125,7 @@ def disturbed(detector: Detector, embedder: Embedder, files: Sequence[Path]) -> 
 def portraits(detector: Detector, data: Path, few: int) -> Figures:
     """How many portraits' best face is none that another detector sees, and how many show none."""
     folder, wrong, none = data / "scenes", 0, 0
-    seen = {}
+    seen: dict[str, list[list[float]]] = {}
     for name in ("annotations.jsonl", "yolov5n_face.jsonl"):
         for line in (folder / name).read_text().splitlines():
             record = json.loads(line)
