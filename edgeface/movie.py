@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -141,12 +141,14 @@ def _encoder(part: Path, fps: float, size: tuple[int, int]) -> _Encoder:
 
 
 def _opened(part: Path, fourcc: str, fps: float, size: tuple[int, int]) -> _Encoder | None:
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(0)  # what one encoder lacks the next may have
+    # OpenCV 4.10 has these functions in cv2 itself, 4.12 in cv2.utils.logging.
+    logs: Any = getattr(cv2.utils, "logging", cv2)
+    level = logs.getLogLevel()
+    logs.setLogLevel(0)  # what one encoder lacks the next may have
     try:
         writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*fourcc), fps, size)
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        logs.setLogLevel(level)
     return writer if writer.isOpened() else None
 
 

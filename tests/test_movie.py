@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -33,6 +34,23 @@ def test_a_video_appears_only_when_complete(tmp_path: Path) -> None:
         assert not path.exists()
     assert int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)) == 5
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_opencv_is_quiet_about_encoders_only_while_they_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    levels = []
+    logs = SimpleNamespace(getLogLevel=lambda: 3, setLogLevel=levels.append)
+    if older:
+        monkeypatch.setattr(cv2, "utils", SimpleNamespace())
+        monkeypatch.setattr(cv2, "getLogLevel", logs.getLogLevel, raising=False)
+        monkeypatch.setattr(cv2, "setLogLevel", logs.setLogLevel, raising=False)
+    else:
+        monkeypatch.setattr(cv2, "utils", SimpleNamespace(logging=logs))
+    assert movie._opened(tmp_path / "x.avi", "MJPG", 10.0, (64, 48)) is not None
+    assert movie._opened(tmp_path / "absent" / "x.avi", "MJPG", 10.0, (64, 48)) is None
+    assert levels == [0, 3, 0, 3]
 
 
 def test_an_exception_leaves_nothing_half_written(tmp_path: Path) -> None:
