@@ -1,6 +1,7 @@
 """A shipped file is read back into a network, trained on towards cached aims, and resumes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +74,11 @@ def test_the_network_read_back_says_the_same_and_trains_as_one(made, file):
         norm = back.blocks["stem"][0][1]
         seen = back.blocks["stem"][0][0]((x - 127.5) / 127.5)
         torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+
+
+def test_the_state_to_go_on_from_is_read():
+    state = Path(init.__file__).parent / "state" / "mobilefacenet.onnx"
+    assert init.network_of(init.constants(onnx.load(str(state)))) == "mobilefacenet"
 
 
 def test_a_file_of_another_family_is_refused(made, capsys):
