@@ -18,6 +18,7 @@ VERBS = {
     "train": ("export.train", "train an embedder, detector, siamese head or submodel heads"),
     "detector-labels": ("export.detector_labels", "label the detector's training pictures"),
     "detector": ("export.detector", "train the five-landmark face detector"),
+    "detector-points": ("export.detector_points", "fit how the detector reads landmarks closely"),
     "detector-onnx": ("export.detector_onnx", "detector checkpoint to ONNX, with its card"),
     "heads": ("export.heads", "train MixMaxSim submodel heads on frozen embeddings"),
     "onnx": ("export.to_onnx", "checkpoint to ONNX, float32 and float16 weights, with its card"),

@@ -14,6 +14,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeface.detect import points
 from edgeface.document import Json
 from edgeface.models import InputSpec, ModelCard, digest, write_card
 from edgeface.types import Threshold
@@ -89,6 +91,23 @@ def halve_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return half
 
 
+def with_near(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that also puts out what the heads of strides 8 and 16 see, as `near_8` and `near_16`:
+    `edgeface.detect.points` reads landmarks more closely from them."""
+    more = onnx.ModelProto()
+    more.CopyFrom(proto)
+    heads = {n.input[1]: n for n in more.graph.node if n.op_type == "Conv"}
+    for number, stride in enumerate(points.STRIDES):
+        name = f"near_{stride}"
+        if name not in {o.name for o in more.graph.output}:
+            seen = heads[f"heads.{number}.weight"].input[0]
+            more.graph.node.append(helper.make_node("Identity", [seen], [name]))
+            value = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "c", None, None])
+            more.graph.output.append(value)
+    onnx.checker.check_model(more)
+    return more
+
+
 def pictures(data: Path, n: int) -> list[NDArray[np.float32]]:
     """`n` held-back scenes as (1, 3, H, W) raw BGR, cut to multiples of 32."""
     _, _, test = split(data / "scenes" / "annotations.jsonl")
@@ -140,11 +159,15 @@ def card(path: Path, threshold: float, training: dict[str, Json], metrics: Json)
 def training_facts(step: int, batch: int) -> dict[str, Json]:
     """What the card says about how the weights came to be."""
     return {
-        "method": "dense distillation of a teacher's per-cell scores, boxes and landmarks",
+        "method": "labels on which two of three detectors agree; second generation",
         "steps": step,
         "batch": batch,
-        "initialisation": "random",
-        "teachers": [{"name": "YuNet-n", "terms": "Apache-2.0"}],
+        "initialisation": "first generation: 15000 steps of 16, dense distillation of YuNet-n",
+        "teachers": [
+            {"name": "YuNet-n", "terms": "Apache-2.0"},
+            {"name": "yolov5n-face (outputs as labels)", "terms": "GPL-3.0"},
+            {"name": "SCRFD-2.5G (outputs as labels)", "terms": "non-commercial research"},
+        ],
         "data": [
             {
                 "name": "scenes of mixed sources (CelebA in the wild, masked faces, portraits)",
@@ -155,6 +178,16 @@ def training_facts(step: int, batch: int) -> dict[str, Json]:
     }
 
 
+def keep(state: dict[str, Any], file: Path) -> None:
+    """Write what a later training starts from: the moving average, in float16."""
+    halves = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in state["average"].items()
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"average": halves, "step": state["step"], "batch": state["batch"]}, file)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export detector-onnx", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
@@ -162,12 +195,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("edgeface/weights"))
     parser.add_argument("--name", default="detector")
     parser.add_argument("--threshold", type=float, default=0.3, help="default score of the card")
+    parser.add_argument("--keep", type=Path, help="float16 checkpoint for a later training")
     parser.add_argument("--report", type=Path, help="`bench detect --json` document for metrics")
     args = parser.parse_args(argv)
     state = torch.load(args.checkpoint, weights_only=True)
     model = FaceDetector().eval()
     model.load_state_dict(state["average"])
-    proto = halve_weights(to_onnx(model.fuse()))
+    proto = with_near(halve_weights(to_onnx(model.fuse())))
     worst = worst_difference(model, proto, pictures(args.data, 20))
     if worst > PARITY:
         print(f"export: the file differs from its checkpoint by {worst:.3g}", file=sys.stderr)
@@ -185,6 +219,8 @@ def main(argv: list[str]) -> int:
     path = args.out / f"{args.name}.onnx"
     path.write_bytes(blob)
     write_card(card(path, args.threshold, facts, metrics))
+    if args.keep:
+        keep(state, args.keep)
     print(f"{len(blob)} bytes, worst difference {worst:.2g}", file=sys.stderr)
     return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgeface.detect import grid, looks, yunet
 from edgeface.detect.boxes import Candidates, blend, suppress
+from edgeface.detect.points import Cascade
 from edgeface.errors import ArgumentError, ModelError
 from edgeface.images import check
 from edgeface.models import ModelCard, load_card
@@ -72,7 +74,8 @@ class Detector:
 
         Args:
             session: a network with the outputs that its family reads.
-            card: its card; gives the family, the input and the default threshold.
+            card: its card; gives the family, the input and the default threshold. `refine` uses
+                the rules for landmarks that lie beside its file (`edgeface.detect.points`).
             max_side: px; a larger image is scaled down to this before detection, a smaller one is
                 taken as it is. Faces below about 10 px after that are not found.
             score_threshold: lowest score of a face, in (0, 1); None takes the card's.
@@ -100,6 +103,7 @@ class Detector:
         self.card = card
         self.max_side = max_side if fixed is None else min(max_side, *fixed)
         self.score_threshold = threshold
+        self._cascade = Cascade.beside(card.path, card.digest)
         self._kept = threading.local()  # each thread its own buffer
 
     @classmethod
@@ -166,16 +170,27 @@ class Detector:
         return looks.refine(self._closely, check(image), face)
 
     def _closely(self, patch: Image) -> list[Face]:
-        return self._find(patch, REFINED)
+        """The faces of a patch, their landmarks read more closely where the model has rules."""
+        maps = self.maps(patch)
+        faces, cascade = self.read(maps, patch, REFINED), self._cascade
+        if cascade is None:
+            return faces
+        return [replace(f, landmarks=cascade(maps, f.landmarks)) for f in faces]
 
-    def _find(self, image: Image, threshold: float | None = None) -> list[Face]:
+    def _find(self, image: Image) -> list[Face]:
         """The faces of `image` as it is."""
-        height, width = image.shape[:2]
+        return self.read(self.maps(image), image, self.score_threshold)
+
+    def maps(self, image: Image) -> dict[str, Array]:
+        """What the network puts out for an image as it is, under the names of the card's outputs.
+
+        Raises:
+            ModelError: the model's outputs are not those of its family.
+        """
         picture = self._padded(image)
-        size = (picture.shape[1], picture.shape[2])
         found = self._session.run({self.card.input.name: self.card.input.tensor(picture)})
-        maps = {}
-        for role, shape in self._family.shapes(*size).items():
+        maps = dict(found)
+        for role, shape in self._family.shapes(*picture.shape[1:3]).items():
             maps[role] = found.get(self.card.output(role), _NOTHING)
             if maps[role].shape != shape:
                 raise ModelError(
@@ -183,8 +198,13 @@ class Detector:
                     f"expected: it is no face detector of the family {self.card.family}, or its "
                     "card does not describe it"
                 )
-        least = self.score_threshold if threshold is None else threshold
-        candidates = self._family.decode(maps, least, size)
+        return maps
+
+    def read(self, maps: Mapping[str, Array], image: Image, threshold: float) -> list[Face]:
+        """The faces in the `maps` of an image, from a score of `threshold` on, best first."""
+        height, width = image.shape[:2]
+        size = self._padded_size(image)
+        candidates = self._family.decode(maps, threshold, size)
         limit = np.array([width, height] * 2, np.float32)
         faces = []
         for group in suppress(candidates.boxes, NMS_IOU):
@@ -194,16 +214,21 @@ class Detector:
                 faces.append(Face(box, landmarks, float(candidates.scores[group[0]])))
         return faces
 
+    def _padded_size(self, image: Image) -> tuple[int, int]:
+        """Height and width of what the network is fed for `image`."""
+        if self.card.input.size is not None:
+            return self.card.input.size
+        multiple = self._family.MULTIPLE
+        height, width = (-(-n // multiple) * multiple for n in image.shape[:2])
+        return height, width
+
     def _padded(self, image: Image) -> Image:
         """`image` as (1, H, W, 3), black to the right and below up to the size the network takes.
 
         The buffer is kept while sizes stay the same, as the frames of a video do; patches for
         `refine` come between them and need none.
         """
-        multiple = self._family.MULTIPLE
-        height, width = self.card.input.size or (
-            -(-n // multiple) * multiple for n in image.shape[:2]
-        )
+        height, width = self._padded_size(image)
         if image.shape[:2] == (height, width):
             return image[None]
         kept = self._kept
