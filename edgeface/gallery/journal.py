@@ -15,6 +15,7 @@ from typing import Any
 from edgeface.errors import GalleryError
 from edgeface.gallery.records import Person, Provenance
 from edgeface.gallery.storage.tables import Tables
+from edgeface.gallery.storage.values import moment
 from edgeface.types import Kind
 
 KEPT = 10_000  # entries; older ones can no longer be undone
@@ -53,7 +54,7 @@ def entries(tables: Tables, limit: int) -> list[Entry]:
     rows = tables.execute(
         "SELECT id, created, action, undone FROM journal ORDER BY id DESC LIMIT ?", (limit,)
     )
-    return [Entry(int(i), float(t), str(a), bool(u)) for i, t, a, u in rows]
+    return [Entry(int(i), moment(t), str(a), bool(u)) for i, t, a, u in rows]
 
 
 def inherit(tables: Tables, heir: int, person_id: int) -> None:
@@ -99,7 +100,7 @@ def undo(tables: Tables, revision: int, entry_id: int | None) -> Entry:
             "put the people right by hand"
         ) from error
     tables.execute("UPDATE journal SET undone = 1 WHERE id = ?", (found,))
-    return Entry(int(found), float(created), str(action), True)
+    return Entry(int(found), moment(created), str(action), True)
 
 
 def details(person: Person) -> dict[str, Any]:

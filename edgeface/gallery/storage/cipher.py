@@ -45,7 +45,9 @@ class Plain:
         return value
 
     def unseal(self, value: Any, column: str, owner: str = "") -> bytes:
-        """The value again."""
+        """The value again; GalleryError where damage has made it something else."""
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise GalleryError(f"a value of {column} is damaged: restore a backup")
         return bytes(value)
 
     def digest(self, name: str) -> str:

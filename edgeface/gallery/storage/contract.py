@@ -35,6 +35,8 @@ def agree(
             if tables.setting("model") is None:
                 _sign(tables, cipher, model, size)
         stored = _stored(database)
+    if "model" not in stored:
+        raise GalleryError(f"{place} is damaged, it does not say its model: restore a backup")
     there = _size(stored.get("size"), place)
     if model is not None and model != stored["model"]:
         raise GalleryError(

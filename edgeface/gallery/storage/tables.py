@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeface.errors import GalleryError
 from edgeface.gallery.records import Person, Provenance, Sample, unknown
-from edgeface.gallery.storage.values import UNREADABLE, Values, warn
+from edgeface.gallery.storage.values import UNREADABLE, Values, moment, warn, whole
 from edgeface.types import Array, Kind
 
 _PERSON = """
@@ -83,7 +83,7 @@ class Tables(Values):
             "LEFT JOIN sample s ON s.person_id = p.id WHERE p.kind = ? GROUP BY p.id, p.created",
             (str(Kind.STRANGER),),
         )
-        seen = {int(i): float(created if last is None else last) for i, created, last in rows}
+        seen = {int(i): moment(created if last is None else last) for i, created, last in rows}
         return sorted(i for i, last in seen.items() if seen_before is None or last < seen_before)
 
     def person(self, person_id: int) -> Person:
@@ -253,7 +253,7 @@ class Tables(Values):
         for (person_id,) in people:
             rows = self.execute(f"{_SAMPLE} WHERE person_id = ? ORDER BY id", (person_id,))
             sound = {sample.id for sample in self._samples(rows)}
-            bad += [(int(r[0]), int(r[1])) for r in rows if r[0] not in sound]
+            bad += [(int(r[0]), whole(r[1])) for r in rows if r[0] not in sound]
         return bad
 
     def sample_ids(self, person_id: int) -> list[int]:
@@ -274,9 +274,9 @@ class Tables(Values):
         places, embeddings, _ = self._embeddings([(i, p, e) for _, i, p, e in rows])
         return Changed(
             ids=np.array([rows[i][1] for i in places], np.int64),
-            owners=np.array([rows[i][2] for i in places], np.int64),
+            owners=np.array([whole(rows[i][2]) for i in places], np.int64),
             embeddings=embeddings,
-            last=(int(rows[-1][0]), int(rows[-1][1])) if rows else None,
+            last=(whole(rows[-1][0]), int(rows[-1][1])) if rows else None,
             more=len(rows) == limit,
         )
 
@@ -298,7 +298,7 @@ class Tables(Values):
     def owners(self) -> dict[int, int]:
         """The person of every sample, by their ids in ascending order."""
         rows = self.execute("SELECT id, person_id FROM sample")
-        return {int(i): int(p) for i, p in sorted(rows)}
+        return {int(i): whole(p) for i, p in sorted(rows)}
 
     def count_samples(self) -> int:
         return int(self.execute("SELECT count(*) FROM sample")[0][0])

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,17 @@ logger = logging.getLogger("edgeface")
 # bit that stays below this moves a cosine by less than it.
 SOUND = 1e-4
 UNREADABLE = (GalleryError, ValueError, TypeError, AttributeError, RecursionError, OverflowError)
+
+
+def whole(value: Any) -> int:
+    """A number of a row; -1, which is nobody's, where damage has made it something else."""
+    return value if isinstance(value, int) else -1
+
+
+def moment(value: Any) -> float:
+    """A Unix time of a row; that of a damaged one is long ago."""
+    time = value if isinstance(value, int | float) else 0.0
+    return float(time) if isfinite(time) else 0.0
 
 
 class Values:
