@@ -26,7 +26,8 @@ from export.detector_loss import (  # noqa: E402
     detection_loss,
     wanted,
 )
-from export.detector_start import from_onnx, settle  # noqa: E402
+from export.detector_onnx import keep  # noqa: E402
+from export.detector_start import from_onnx, settle, starting  # noqa: E402
 from export.disguise import disguise  # noqa: E402
 from export.networks.detector import STRIDES, FaceDetector  # noqa: E402
 
@@ -451,6 +452,19 @@ def test_a_shipped_file_is_read_back_and_its_batch_norms_settle():
         live = model.train()(torch.from_numpy(image))
     for a, b in zip(live, aim, strict=True):
         assert np.abs(a.numpy() - b).mean() < 0.2 * np.abs(b).mean() + 0.05
+
+
+def test_a_later_training_starts_from_the_kept_checkpoint(tmp_path):
+    file = Path(__file__).parents[1] / "export" / "checkpoints" / "detector.pt"
+    assert file.stat().st_size < 2_000_000
+    model = starting(file, []).eval()
+    keep({"average": model.state_dict(), "step": 1, "batch": 2}, tmp_path / "again.pt")
+    again = starting(tmp_path / "again.pt", []).eval()
+    image = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        for a, b in zip(model(image), again(image), strict=True):
+            torch.testing.assert_close(a, b)
+            assert a.isfinite().all()
 
 
 def test_the_shipped_detector_fits_its_card():
