@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.atomic import replacing
-from edgeface.errors import GalleryError
+from edgeface.errors import DataError, GalleryError
 from edgeface.gallery.records import Person, Provenance, Sample, check_name, printable
 from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind
@@ -86,10 +86,10 @@ def read_npz(path: Path) -> Table:
             _check_format(arrays["format"], path)
             lengths, crops = arrays["crop_length"], arrays["crop_bytes"].tobytes()
             if lengths.dtype.kind not in "iu" or lengths.min(initial=0) < 0:
-                raise ValueError("a length is no number of bytes")
+                raise DataError("a length is no number of bytes")
             ends = np.concatenate([[0], np.cumsum(lengths)])
             if ends[-1] != len(crops):
-                raise ValueError("the crops do not have the lengths stated")
+                raise DataError("the crops do not have the lengths stated")
             return Table(
                 model=str(arrays["model"]),
                 embedding=arrays["embedding"],
@@ -206,29 +206,29 @@ def _check_format(value: Any, path: Path) -> None:
 
 def _chosen(values: NDArray[Any], index: NDArray[Any]) -> list[Any]:
     if index.dtype.kind not in "iu":
-        raise ValueError("an index of texts is no array of whole numbers")
+        raise DataError("an index of texts is no array of whole numbers")
     return list(values[index].tolist())
 
 
 def _sound(data: Table) -> Table:
-    """The same table with every value of the kind it should be; ValueError if one is not."""
+    """The same table with every value of the kind it should be; DataError if one is not."""
     n = len(data.embedding)
     lengths = {len(data.quality), len(data.created), len(data.crop), *map(len, data.text.values())}
     if data.embedding.ndim != 2 or lengths != {n}:
-        raise ValueError("its columns differ in length")
+        raise DataError("its columns differ in length")
     numbers = (data.embedding, data.quality, data.created)
     if any(column.dtype.kind != "f" for column in numbers):
-        raise ValueError("a column of numbers holds something else")
+        raise DataError("a column of numbers holds something else")
     if not np.isfinite(data.created).all() or np.isinf(data.quality).any():
-        raise ValueError("a time or a quality is not finite")
+        raise DataError("a time or a quality is not finite")
     if not all(isinstance(text, str) for column in data.text.values() for text in column):
-        raise ValueError("a column of texts holds something else")
+        raise DataError("a column of texts holds something else")
     strange = set(data.text["kind"]) - set(Kind) | set(data.text["provenance"]) - set(Provenance)
     if strange:
-        raise ValueError(f"it holds {sorted(strange)[0]!r}")
+        raise DataError(f"it holds {sorted(strange)[0]!r}")
     for metadata in set(data.text["metadata"]):
         if not isinstance(json.loads(metadata), dict):
-            raise ValueError("metadata is not a JSON object")
+            raise DataError("metadata is not a JSON object")
     for name in ("source", "external_id"):
         data.text[name] = [printable(text) for text in data.text[name]]
     return data
