@@ -1,6 +1,9 @@
 """A shipped file is read back into a network, trained on towards cached aims, and resumes."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +97,25 @@ def test_a_file_of_another_family_is_refused(made, capsys):
     assert init.main(["--from", str(folder / "none.onnx"), *words]) == 2
 
 
+# A training has a process of its own, as when somebody starts it: it forks a worker, and a process
+# that has loaded every library of the other tests ended there in a segmentation fault.
+TRAIN = """
+import sys
+from tiny_network import TINY
+from export.networks import mobilefacenet
+mobilefacenet.SPECS["tiny"] = TINY
+from export import further
+sys.exit(further.main(sys.argv[1:]))
+"""
+
+
+def train(*words):
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    command = [sys.executable, "-c", TRAIN, *words]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+
+
 def test_training_on_comes_nearer_to_the_aims_and_resumes(made):
     folder, _, _ = made
     words = ["--pack", str(folder / "pack"), "--teacher", str(folder / "teach.onnx"), "--out",
@@ -104,14 +126,12 @@ def test_training_on_comes_nearer_to_the_aims_and_resumes(made):
         ["--from", str(folder / "plain.onnx"), "--pack", str(folder / "pack"),
          "--out", str(folder / "init.pt")]
     )  # fmt: skip
-    assert further.main([*words, "--init", str(folder / "init.pt"), "--steps", "40"]) == 0
+    assert train(*words, "--init", str(folder / "init.pt"), "--steps", "40") == 0
     lines = [json.loads(line) for line in (folder / "run/further.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 10, 20, 30, 40]
     assert lines[-1]["cosine"] < lines[1]["cosine"]
     assert {"kin.tar1e-3", "kin.px16.tar1e-4"} <= lines[-1].keys()
-    assert further.main(
-        [*words, "--init", str(folder / "init.pt"), "--steps", "50", "--resume"]
-    ) == 0  # fmt: skip
+    assert train(*words, "--init", str(folder / "init.pt"), "--steps", "50", "--resume") == 0
     assert torch.load(folder / "run/further.pt", weights_only=True)["step"] == 50
     assert further.main([*words, "--init", str(folder / "missing.pt")]) == 2
 
