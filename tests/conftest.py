@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -97,3 +98,13 @@ def picture(path: Path, shape=(64, 64, 3), **options) -> Path:
     image = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
     assert cv2.imwrite(str(path), image, **options)
     return path
+
+
+@pytest.fixture(autouse=True)
+def children_end_unheard() -> Iterator[None]:
+    """Take back the handler of ended children that a data loader of torch leaves behind: on it a
+    later child's end brought the whole process down (the kernel could not deliver the signal)."""
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
