@@ -179,7 +179,8 @@ def open_run(args: argparse.Namespace) -> Run:
 def train(args: argparse.Namespace) -> int:
     """Train until `--steps`; the checkpoint's `student` is the average of the weights."""
     torch.set_num_threads(args.threads)
-    run, watch = open_run(args), watch_of(open_pack(args.pack), args.watch)
+    run = open_run(args)
+    watch = watch_of(run.data, args.watch)
     people = torch.from_numpy(prototypes(run.aims, run.data.identity, run.rows))
     shares = {name: float(weight) for name, _, weight in (s.partition("=") for s in args.share)}
     course = Course(
