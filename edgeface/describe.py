@@ -35,6 +35,11 @@ class FaceDetector(Protocol):
         ...
 
 
+# Share of the quality asked for from which a face is worth a closer look: of the faces of a stage
+# clip that come to it then, 98 in 100 have half of it before.
+HOPEFUL = 0.5
+
+
 def find(look: Callable[[Image], list[Face]], image: Image) -> list[Face]:
     """The faces that `look` finds in a picture (H, W, 3) and that count, in its order."""
     return [f for f in look(image) if f.score >= CONFIDENT]
@@ -86,5 +91,12 @@ class Describer:
         return rated
 
     def follow(self, image: Image, faces: Sequence[Face], *, least: float) -> list[Face]:
-        """`describe` for faces that were found quickly: each is measured once more before."""
-        return self.describe(image, [self.detector.refine(image, f) for f in faces], least=least)
+        """`describe` for faces that were found quickly: each is measured once more before, if it
+        can come to `least` at all."""
+        rated = measure(image, faces)[1]
+        hopeful = [f.quality >= HOPEFUL * least for f in rated]
+        again = [
+            self.detector.refine(image, face) if hope else face
+            for face, hope in zip(faces, hopeful, strict=True)
+        ]
+        return self.describe(image, again, least=least)

@@ -231,10 +231,10 @@ def test_what_a_closer_look_denies_is_no_face(app, detector) -> None:
 def test_a_video_embeds_the_points_of_the_closer_look(app, detector, show) -> None:
     enroll(app, detector, "Alice", RED)
     person = face(60, 60, 120)
-    beside = replace(person, landmarks=person.landmarks + np.float32([200, 0]))
+    beside = replace(person, landmarks=person.landmarks + np.float32([90, 0]))
     detector.faces = [beside]
     detector.closer = {id(beside): person}
-    image = painted((person, RED))
+    image = painted((face(180, 60, 120), BLUE), (person, RED))
     events = []
     for index in range(12):
         events += app.step(Frame(image, index / 25, index))

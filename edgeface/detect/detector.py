@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.detect import grid, looks, yunet
-from edgeface.detect.boxes import Candidates, blend, suppress
+from edgeface.detect.boxes import Candidates, blend, overlaps, suppress
 from edgeface.detect.points import Cascade
 from edgeface.errors import ArgumentError, ModelError
 from edgeface.images import check
@@ -170,9 +170,10 @@ class Detector:
         return looks.refine(self._closely, check(image), face)
 
     def _closely(self, patch: Image) -> list[Face]:
-        """The faces of a patch, their landmarks read more closely where the model has rules."""
+        """The face in the middle of a patch if there is one, its landmarks read more closely where
+        the model has rules."""
         maps = self.maps(patch)
-        faces, cascade = self.read(maps, patch, REFINED), self._cascade
+        faces, cascade = self.read(maps, patch, REFINED, near=looks.MIDDLE), self._cascade
         if cascade is None:
             return faces
         return [replace(f, landmarks=cascade(maps, f.landmarks)) for f in faces]
@@ -200,19 +201,35 @@ class Detector:
                 )
         return maps
 
-    def read(self, maps: Mapping[str, Array], image: Image, threshold: float) -> list[Face]:
-        """The faces in the `maps` of an image, from a score of `threshold` on, best first."""
+    def read(
+        self,
+        maps: Mapping[str, Array],
+        image: Image,
+        threshold: float,
+        near: Array | None = None,
+    ) -> list[Face]:
+        """The faces in the `maps` of an image, from a score of `threshold` on, best first; with
+        a box `near` (4,) only the one of the best product of score and overlap with it."""
         height, width = image.shape[:2]
         size = self._padded_size(image)
         candidates = self._family.decode(maps, threshold, size)
         limit = np.array([width, height] * 2, np.float32)
         faces = []
-        for group in suppress(candidates.boxes, NMS_IOU):
+        for group in self._groups(candidates, near):
             box, landmarks = blend(candidates, group)
             box = np.clip(box, 0, limit)
             if (box[2:] > box[:2]).all():  # a box wholly in the padding is no face of this image
                 faces.append(Face(box, landmarks, float(candidates.scores[group[0]])))
         return faces
+
+    def _groups(self, candidates: Candidates, near: Array | None) -> list[list[int]]:
+        """The rows of `candidates` that mean one face, its best first; see `read`."""
+        if near is None or not len(candidates.boxes):
+            return suppress(candidates.boxes, NMS_IOU)
+        best = int((overlaps(near[None], candidates.boxes)[0] * candidates.scores).argmax())
+        shared = overlaps(candidates.boxes[[best]], candidates.boxes)[0]
+        shared[best] = 0
+        return [[best, *map(int, np.flatnonzero(shared > NMS_IOU))]]
 
     def _padded_size(self, image: Image) -> tuple[int, int]:
         """Height and width of what the network is fed for `image`."""

@@ -29,6 +29,8 @@ SURE = 0.7  # score of a face without doubt
 UPRIGHT = (
     0.9  # score upright below which a face may lie on its side: half of those upside down have .77
 )
+# The box (4,) that a face has which `upright` put into the middle of a patch, px.
+MIDDLE = PATCH / 2 + MEASURED * np.array([-0.39, -0.5, 0.39, 0.5], np.float32)
 SMALL_SIDE = 224  # px, longer side of the smaller look: 1.2 of the picture's height is 200 px then
 
 
@@ -126,9 +128,7 @@ def refine(find: Find, image: Image, face: Face) -> Face:
     """
     picture, matrix = patch(image, face)
     found = find(picture)
-    middle = np.full(2, PATCH / 2, np.float32)
-    half = np.array([0.39, 0.5], np.float32) * MEASURED
-    there = replace(face, box=np.concatenate([middle - half, middle + half]))
+    there = replace(face, box=MIDDLE)
     best = max(found, key=lambda f: f.score * _shared(there, [f]), default=None)
     if best is None or _shared(there, [best]) < 0.25:
         return replace(face, score=0.0, pose=pose.estimate(face.landmarks))
