@@ -13,7 +13,7 @@ import argparse
 import re
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -166,19 +166,24 @@ def open_pack(target: Path) -> Pack:
     return Pack(images, identity, tuple(names), tuple(row[1] for row in table), keep)
 
 
+def held_families(names: Iterable[str]) -> set[str]:
+    """The families kept from every training: 60 of those that identities' names tell of (a fifth
+    where there are fewer than 300), drawn by a fixed seed."""
+    groups = sorted({family_of(name) for name in names} - {""})
+    drawn = np.random.default_rng(FAMILY_SEED).permutation(len(groups))
+    return {groups[i] for i in drawn[: min(HELD_FAMILIES, max(1, len(groups) // 5))]}
+
+
 def hold_out(data: Pack) -> NDArray[np.bool_]:
     """Rows kept from every training: each 25th identity whole (a tenth of them where there are
     fewer than 1,000, a fifth of fewer than 100, two at the least), as many of the pictures without
-    identity, and of a set of families 60 whole families (a fifth where there are fewer than 300),
-    drawn by a fixed seed."""
+    identity, and of a set of families `held_families`."""
     people = int(data.identity.max(initial=-1)) + 1
     every = 25 if people == 0 or people >= 1000 else 10 if people >= 100 else 5
     every = max(2, min(every, people // 2)) if people else every
     unknown = data.identity < 0
     held = np.where(unknown, np.arange(len(unknown)) % every == 0, data.identity % every == 0)
-    groups = sorted({family_of(name) for name in data.names} - {""})
-    drawn = np.random.default_rng(FAMILY_SEED).permutation(len(groups))
-    kept = {groups[i] for i in drawn[: min(HELD_FAMILIES, max(1, len(groups) // 5))]}
+    kept = held_families(data.names)
     for number, name in enumerate(data.names):
         if family := family_of(name):
             held[data.identity == number] = family in kept

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edgeface.errors import EdgefaceError
 from export.data import Pack
+from export.protocols.cached import cached
 from export.teachers import clean_targets, open_teacher, target_file
 
 Floats = NDArray[np.float32]
@@ -120,22 +121,17 @@ def embed_rows(
     """(n, d) unit rows of pictures of a pack; kept in the folder `cache` under `name` and the rows
     they are of."""
     key = hashlib.sha256(rows.tobytes() + str(len(data.paths)).encode()).hexdigest()[:12]
-    kept = None if cache is None else cache / f"{name}.{key}.npy"
-    if kept is not None and kept.exists():
-        return np.asarray(np.load(kept), np.float32)
-    parts = []
-    for start in range(0, len(rows), 256):
-        parts.append(embed(np.ascontiguousarray(data.images[rows[start : start + 256]])))
-        done = min(start + 256, len(rows))
-        print(f"\r{name}: {done}/{len(rows)}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    found = np.concatenate(parts)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(".part.npy")
-        np.save(part, found)
-        part.replace(kept)
-    return found
+
+    def make() -> Floats:
+        parts = []
+        for start in range(0, len(rows), 256):
+            parts.append(embed(np.ascontiguousarray(data.images[rows[start : start + 256]])))
+            done = min(start + 256, len(rows))
+            print(f"\r{name}: {done}/{len(rows)}", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+        return np.concatenate(parts)
+
+    return cached(None if cache is None else cache / f"{name}.{key}.npy", make)
 
 
 def judged(pack: Path, teacher: Path | None, data: Pack, rows: NDArray[np.int64]) -> Floats | None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeface.metrics.verification import tar_at_far
 from export.aims import Floats, units
 from export.data import Pack, hold_out
+from export.protocols.families import People
+from export.protocols.pictures import shrink_all
 from export.teachers import to_input
 from export.training import as_tensor
 
@@ -30,34 +30,6 @@ def embed(network: nn.Module, images: NDArray[np.uint8], batch: int = 50) -> Flo
     return np.concatenate(rows)
 
 
-def shrunk(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """A crop scaled down to `size` pixels and up again."""
-    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    whole = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(whole, np.uint8)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class People:
-    """Pictures (n, 112, 112, 3) uint8 BGR with `person` and `family` (n,) of each."""
-
-    images: NDArray[np.uint8]
-    person: NDArray[np.int64]
-    family: NDArray[np.int64]
-
-    def tar(self, rows: Floats, probes: Floats) -> dict[str, float]:
-        """TAR at FAR 1e-3 and 1e-4 over all pairs of one picture's row with another's probe;
-        genuine are pairs of one person, impostors of two families, relatives left out."""
-        a, b = np.triu_indices(len(self.person), 1)
-        same = self.person[a] == self.person[b]
-        told = same | (self.family[a] != self.family[b])
-        cosine = np.einsum("nd,nd->n", rows[a[told]], probes[b[told]])
-        return {
-            f"tar{name}": tar_at_far(cosine, same[told], far)
-            for name, far in (("1e-3", 1e-3), ("1e-4", 1e-4))
-        }
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Watch:
     """Held-out `people` by the name of their set."""
@@ -71,8 +43,8 @@ class Watch:
             clean = units(embed(network, people.images))
             found = {name: people.tar(clean, clean)}
             for size in SMALL:
-                small = np.stack([shrunk(image, size) for image in people.images])
-                found[f"{name}.px{size}"] = people.tar(clean, units(embed(network, small)))
+                small = units(embed(network, shrink_all(people.images, size)))
+                found[f"{name}.px{size}"] = people.tar(clean, small)
             for key, values in found.items():
                 line |= {f"{key}.{figure}": round(value, 4) for figure, value in values.items()}
         return line

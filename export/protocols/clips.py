@@ -25,6 +25,7 @@ from edgeface.alignment import TEMPLATE
 from edgeface.quality import rate
 from edgeface.types import Face
 from export.augment import STRONG, blur, jitter, light, noise, occlusion
+from export.protocols.pictures import shrink
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -53,12 +54,6 @@ def clip(image: Image, rng: np.random.Generator, frames: int) -> tuple[Image, Fl
         pictures.append(compress(picture, quality))
         sizes.append(now)
     return np.stack(pictures), np.array(sizes, np.float32)
-
-
-def shrink(image: Image, size: int) -> Image:
-    """Down to `size` pixels and up again."""
-    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
 
 
 def compress(image: Image, quality: int) -> Image:

@@ -16,18 +16,21 @@ from export.protocols.identities import TEACHER, Embed, Floats, Source
 
 WEIGHTS = Path(edgeface.__file__).parent / "weights"
 ORIGINAL = "models/peers/original_mobilefacenet"
+# Foreign files that want (x − 127.5) / 127.5, beside those of the original project.
+SCALED = {TEACHER, "w600k_mbf"}
 NAMED = {"original": f"{ORIGINAL}/optim.onnx", TEACHER: f"models/teachers/{TEACHER}.onnx"}
 
 
 def open_embedder(path: Path, *, threads: int = 2, batch: int = 32) -> Embed:
-    """(n, 112, 112, 3) uint8 BGR → (n, d) unit rows, by OpenVINO in float32; the original project's
-    files, which want (x − 127.5) / 127.5 and one picture at a time, are told by their folder."""
+    """(n, 112, 112, 3) uint8 BGR → (n, d) unit rows, by OpenVINO in float32. Files want RGB
+    0..255, but for those in `SCALED` and the original project's, which are told by their folder,
+    want (x − 127.5) / 127.5 and one picture at a time."""
     import openvino as ov
 
     core = ov.Core()
     model = core.read_model(str(path))
     foreign = "peers" in path.parts
-    teacher = {"edgeface_xs": True}.get(path.stem, foreign)
+    scaled = foreign or path.stem in SCALED
     model.reshape([batch, 3, 112, 112] if not foreign else [1, 3, 112, 112])
     size = 1 if foreign else batch
     compiled = core.compile_model(
@@ -40,7 +43,7 @@ def open_embedder(path: Path, *, threads: int = 2, batch: int = 32) -> Embed:
         rows = []
         for i in range(0, len(images), size):
             x = images[i : i + size, ..., ::-1].transpose(0, 3, 1, 2).astype(np.float32)
-            if teacher:
+            if scaled:
                 x = (x - 127.5) / 127.5
             pad = np.zeros((size - len(x), *x.shape[1:]), np.float32)
             rows.append(np.array(compiled(np.concatenate([x, pad]))[0])[: len(x)])
@@ -73,6 +76,12 @@ def original(shared: Path) -> dict[str, Path]:
         "fp16": peers / "openvino_fp16" / "optim.xml",
         "int8": peers / "openvino_ptq" / "quantized_model.xml",
     }
+
+
+def teachers(shared: Path) -> dict[str, Path]:
+    """The embedders that training learns from, by name."""
+    folder = shared / "models" / "teachers"
+    return {name: folder / f"{name}.onnx" for name in (TEACHER, "w600k_mbf", "mobilefacenet_y1")}
 
 
 def size_mb(path: Path) -> float:

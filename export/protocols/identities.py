@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import DataError
+from export.protocols.cached import cached
 from export.protocols.pictures import stack
 
 Floats = NDArray[np.float32]
@@ -76,7 +77,7 @@ class Source:
         files = self.files(which)
         names = [p.relative_to(root).parts[0] for p in files]
         kept = self.kept(which)
-        rows = np.load(kept) if kept.exists() else self._embed(files, kept)
+        rows = cached(kept, lambda: self._embed(files, kept))
         if len(rows) != len(files):
             raise DataError(f"{kept} has {len(rows)} rows for {len(files)} crops: delete it")
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -88,11 +89,6 @@ class Source:
         rows = []
         for start in range(0, len(files), 512):
             rows.append(embed(stack(files[start : start + 512])))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_suffix(".part")
-        with temporary.open("wb") as file:
-            np.save(file, np.concatenate(rows))
-        temporary.replace(kept)
         return np.concatenate(rows)
 
 

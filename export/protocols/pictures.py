@@ -29,3 +29,17 @@ def read(path: Path) -> Image:
 def stack(paths: Iterable[Path]) -> Image:
     """Pictures of one size, (n, h, w, 3)."""
     return np.stack([read(path) for path in paths])
+
+
+def shrink(image: Image, size: int) -> Image:
+    """A crop as a far camera would have given it: down to `size` pixels and up again."""
+    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def shrink_all(images: Image, size: int) -> Image:
+    """`shrink` of every one of (n, h, w, 3) crops."""
+    out = np.empty_like(images)
+    for i, image in enumerate(images):
+        out[i] = shrink(image, size)
+    return out
