@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from export.aims import Floats, joint, prototypes, reduce
 from export.augment import STRENGTHS
@@ -109,6 +110,22 @@ def loss_parts(embedding: Tensor, aim: Tensor, label: Tensor, people: Tensor) ->
     }
 
 
+def averaging(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """How `AveragedModel` takes in a step's weights: exponentially with `decay`, of the first steps
+    with less, so that what a run begins with is soon forgotten."""
+
+    @torch.no_grad()
+    def update(means: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+        share = max(1 - decay, 9 / (10 + int(count)))
+        for mean, value in zip(means, values, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value.to(mean.dtype), share)
+            else:
+                mean.copy_(value)
+
+    return update
+
+
 def rate_at(step: int, steps: int, peak: float, warm: int, cool: int) -> float:
     """Linear warm-up, level, and over the last `cool` steps linearly down to a hundredth."""
     if step < warm:
@@ -143,6 +160,7 @@ class Run:
             network=self.name,
             phase="further",
             step=step,
+            averaged=int(self.average.n_averaged),
             student=self.average.module.state_dict(),
             model=self.network.state_dict(),
             optimizer=self.optimizer.state_dict(),
@@ -164,14 +182,13 @@ def open_run(args: argparse.Namespace) -> Run:
     if not resumed:
         some = np.sort(np.random.default_rng(args.seed).permutation(rows)[: args.fit])
         fit_head(network, np.asarray(data.images[some]), aims[some])
-    average = AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(args.average), use_buffers=True
-    )
+    average = AveragedModel(network, multi_avg_fn=averaging(args.average), use_buffers=True)
     trainee = Trainee(network)
     optimizer = optimiser(trainee, args.decay)
     if resumed:
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        average.n_averaged.fill_(state.get("averaged", 0))
     began = int(state["step"]) if resumed else 0
     return Run(state["network"], network, average, optimizer, trainee, data, rows, aims, began)
 
@@ -229,7 +246,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and journal")
     parser.add_argument("--steps", type=int, default=40000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate after the warm-up")
+    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate after the warm-up")
     parser.add_argument("--warm", type=int, default=200, help="steps of linear warm-up")
     parser.add_argument("--cool", type=int, default=4000, help="last steps, the rate falling")
     parser.add_argument("--decay", type=float, default=1e-4, help="weight decay")

@@ -132,7 +132,8 @@ def test_training_on_comes_nearer_to_the_aims_and_resumes(made):
     assert lines[-1]["cosine"] < lines[1]["cosine"]
     assert {"kin.tar1e-3", "kin.px16.tar1e-4"} <= lines[-1].keys()
     assert train(*words, "--init", str(folder / "init.pt"), "--steps", "50", "--resume") == 0
-    assert torch.load(folder / "run/further.pt", weights_only=True)["step"] == 50
+    state = torch.load(folder / "run/further.pt", weights_only=True)
+    assert state["step"] == state["averaged"] == 50
     assert further.main([*words, "--init", str(folder / "missing.pt")]) == 2
 
 
@@ -160,3 +161,20 @@ def test_the_joint_space_keeps_what_lies_in_it():
     np.testing.assert_allclose(found @ found.T, rows @ rows.T, atol=1e-4)
     mean = prototypes(found, np.array([0, 0, *([-1] * 198)]), np.arange(200))
     np.testing.assert_allclose(mean[0], units(found[0] + found[1]), atol=1e-5)
+
+
+def test_the_average_soon_forgets_where_a_run_began() -> None:
+    network = torch.nn.Linear(2, 2)
+    average = torch.optim.swa_utils.AveragedModel(
+        network, multi_avg_fn=further.averaging(0.999), use_buffers=True
+    )
+    for step in range(300):
+        with torch.no_grad():
+            network.weight.fill_(1000.0 if step == 0 else 1.0)
+        average.update_parameters(network)
+    assert average.module.weight.max() < 1.001
+    with torch.no_grad():
+        network.weight.fill_(2.0)
+    average.n_averaged.fill_(10**6)
+    average.update_parameters(network)
+    torch.testing.assert_close(average.module.weight.mean(), torch.tensor(1.001), atol=1e-4, rtol=0)
