@@ -24,6 +24,7 @@ VERBS = {
     "onnx": ("export.to_onnx", "checkpoint to ONNX, float32 and float16 weights, with its card"),
     "int8": ("export.quantize", "checkpoint to INT8 QDQ ONNX for both runtimes"),
     "openvino": ("export.to_openvino", "checkpoint to OpenVINO IR, float16 weights or INT8"),
+    "ship": ("export.ship", "all of the below for an embedder, in order, into the weights"),
     "parity": ("export.parity", "compare exported files with their checkpoint, exit 1 past budget"),
     "card": ("export.card", "measure a shipped embedder and write its card"),
     "report": ("export.report", "measure all shipped embedders: cards, table, picture"),

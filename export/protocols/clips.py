@@ -72,9 +72,12 @@ def quality_of(crop: Image, size: float) -> float:
 
 def with_style(model: onnx.ModelProto) -> onnx.ModelProto:
     """The embedder with one more output `style` (n, 2 c): mean and standard deviation over the
-    picture of every map at the end of two inner stages (AdaIN's style, Huang and Belongie 2017)."""
+    picture of every map at the end of two inner stages (AdaIN's style, Huang and Belongie 2017);
+    as it is where the embedder has no such stages."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
-    graph, parts = model.graph, []
+    graph, parts = model.graph, list[str]()
+    if not {name for node in graph.node for name in node.output}.issuperset(STAGES):
+        return model
     graph.initializer.append(numpy_helper.from_array(np.full(1, 1e-6, np.float32), "style.floor"))
     for stage in STAGES:
         mean, square, spread = f"{stage}.mean", f"{stage}.square", f"{stage}.spread"
@@ -151,10 +154,11 @@ class Describer:
         self._session = ort.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, crops: Image) -> tuple[Floats, Floats, Floats]:
-        """(n, d) unit embeddings, (n,) norms and (n, s) styles of (n, 112, 112, 3) uint8 BGR."""
+        """(n, d) unit embeddings, (n,) norms and (n, s) styles of (n, 112, 112, 3) uint8 BGR; s
+        is 0 where the embedder has no stages that style is read from."""
         planes = np.ascontiguousarray(crops[..., ::-1].transpose(0, 3, 1, 2), np.float32)
-        rows, norm, style = self._session.run(["embedding", "norm", "style"], {"image": planes})
-        return rows, norm[:, 0], style
+        rows, norm, *style = self._session.run(None, {"image": planes})
+        return rows, norm[:, 0], style[0] if style else np.empty((len(rows), 0), np.float32)
 
 
 def describe(
