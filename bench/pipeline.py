@@ -6,6 +6,9 @@ medians of the ratios within a round. Decoding counts, loading and enrolling do 
 tracks is asked in each frame; `correct` and `wrong` count the names it gave, `faces` the boxes
 shown. `fps_ratio_to_X` is the rate with ONNX Runtime, which every installation has, over X's;
 `cpu_ratio_to_X` is X's processor time per frame over ours, which a busy machine changes least.
+`idle.WIDTHxHEIGHT.cpu_ms` is the processor time of a frame of an empty room;
+`clip.cpu_ratio_to_before` that of the sample clip over looking at all of every frame, as before
+there was a gate, and `clip.1920x1080.cpu_ratio_to_before` in that size.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import cv2
 
 from bench import peers
 from bench.pipeline_clips import Clip, clips, judge, scaled
+from bench.pipeline_idle import idle, saved
 from bench.pipeline_stages import breakdown
 
 Figures = dict[str, float | str | None]
@@ -190,6 +194,17 @@ def start(args: argparse.Namespace, runtimes: list[str]) -> Figures:
     return out
 
 
+def spared(folder: Path, args: argparse.Namespace) -> Figures:
+    """What is not paid for where nothing changes, see the top."""
+    sample, rounds = clips(Path("/nowhere"))[0], 1 if args.quick else args.rounds
+    large = scaled(sample, 1920, folder)
+    return {
+        **idle(args.quick),
+        "clip.cpu_ratio_to_before": saved(sample, rounds, 100 if args.quick else 1 << 30),
+        "clip.1920x1080.cpu_ratio_to_before": saved(large, rounds, 75),
+    }
+
+
 def figures(args: argparse.Namespace) -> Figures:
     """Figures under `pipeline.WIDTHxHEIGHT.`, and of the start under `pipeline.`."""
     found = entrants(args)
@@ -209,5 +224,6 @@ def figures(args: argparse.Namespace) -> Figures:
             limit = 40 if args.quick else 1 << 30
             stages = breakdown(clip, runtime=OWN, threads=args.threads, limit=limit)
             out |= {f"{key}.stage_ms.{k}": v for k, v in stages.items()}
+        out |= {f"pipeline.{k}": v for k, v in spared(Path(folder), args).items()}
     runtimes = [e.name for e in found if e.script == "with_edgeface.py"]
     return out | {f"pipeline.{k}": v for k, v in start(args, runtimes).items()}

@@ -64,7 +64,7 @@ def watched(app: ef.Identifier, watch: Stopwatch) -> Iterator[None]:
     kept = [(place, name, getattr(place, name)) for place, name, _ in places]
     for (place, name, old), (_, _, stage) in zip(kept, places, strict=True):
         if name in {"detector", "embedder"}:
-            counted: Any = _Counted(old, watch.around(stage, old))
+            counted: Any = _Counted(old, watch, stage)
         else:
             counted = watch.around(stage, old)
         setattr(place, name, counted)
@@ -79,14 +79,16 @@ def watched(app: ef.Identifier, watch: Stopwatch) -> Iterator[None]:
 class _Counted:
     """A network whose calls are counted; all else is the network's."""
 
-    def __init__(self, embedder: Any, call: Callable[..., Any]) -> None:
-        self._embedder, self._call = embedder, call
+    def __init__(self, network: Any, watch: Stopwatch, stage: str) -> None:
+        self._network, self._watch, self._stage = network, watch, stage
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._embedder, name)
+        found = getattr(self._network, name)
+        return self._watch.around(self._stage, found) if name == "within" else found
 
-    def __call__(self, crops: Any) -> Any:
-        return self._call(crops)
+    def __call__(self, image: Any) -> Any:
+        with self._watch(self._stage):
+            return self._network(image)
 
 
 def breakdown(clip: Clip, *, runtime: str, threads: int, limit: int) -> dict[str, float]:

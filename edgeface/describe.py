@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from edgeface.alignment import align
+from edgeface.gate import PartDetector
 from edgeface.models import ModelCard
 from edgeface.quality import rate
 from edgeface.track import TrackerOptions
@@ -19,12 +20,8 @@ from edgeface.types import Array, Face, Image
 CONFIDENT = 0.5
 
 
-class FaceDetector(Protocol):
+class FaceDetector(PartDetector, Protocol):
     """What the composition needs of a detector."""
-
-    def __call__(self, image: Image, /) -> list[Face]:
-        """The faces of a frame, quickly."""
-        ...
 
     def search(self, image: Image, /) -> list[Face]:
         """The faces of a single picture, thoroughly, each measured as `refine` does."""

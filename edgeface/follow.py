@@ -20,6 +20,8 @@ from edgeface.decide import Confirmation, decide_together
 from edgeface.describe import Describer
 from edgeface.errors import ArgumentError
 from edgeface.gallery import Gallery, Growth
+from edgeface.gate import Gate
+from edgeface.motion import thumbnail
 from edgeface.settings import Settings
 from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import Thresholds
@@ -96,6 +98,10 @@ class Follower:
         self.aggregator = aggregator or Aggregator(embedder.size, Learned.beside(embedder.card))
         self._tracker = Tracker(settings.tracking or describer.tracking, first_id=first_track)
         self._cut = SceneCut()
+        self._gate: Gate | None = None
+        if settings.motion is not None:
+            self._gate = Gate(describer.detector, settings.motion)
+        self._tracks: list[Track] = []
         self._growth: Growth | None = None
         if settings.growth is not None:
             self._growth = Growth(
@@ -131,11 +137,10 @@ class Follower:
             )
         image = images.check(frame.image)
         self._time = frame.time
-        if self._cut(image):
-            self._tracker.cut()
         limits = self._thresholds()
-        faces = self._describer.detector(image)
+        faces = self._find(image, frame.time)
         tracks = self._tracker.update(faces, frame.time, lambda f: self._looks(image, f))
+        self._tracks = tracks
         seen, fresh = self._gather(image, tracks, frame.time, limits)
         self._judge(seen, fresh, limits)
         self._learn(seen, fresh, frame.time, limits)
@@ -147,6 +152,17 @@ class Follower:
         self.sightings = [Sighting(t.face, self._shown(t.id), t.id) for t in shown]
         gone = [t for t in tracks if t.state is State.REMOVED]
         return [e for t in shown for e in self._news(t)] + self._farewells(gone)
+
+    def _find(self, image: Image, time: float) -> list[Face]:
+        """The faces of a frame; after a scene cut, tracks go on by appearance alone."""
+        gate = self._gate
+        small = image if gate is None else thumbnail(image, gate.ratio(image))
+        cut = self._cut(small)
+        if cut:
+            self._tracker.cut()
+        if gate is None:
+            return self._describer.detector(image)
+        return gate(image, small, time, self._tracks, cut=cut)
 
     def finish(self) -> list[Event]:
         """The events that end all tracks, as when the source has ended."""

@@ -88,7 +88,7 @@ def app(tmp_path: Path, detector: Scripted, embedding_card: ModelCard) -> Iterat
     threshold = Threshold(0.8, "user")
     options = TrackerOptions(high=0.6, low=0.3, rejoin=0.8)
     embedder = Colours(embedding_card)
-    settings = Settings(tracking=options)
+    settings = Settings(tracking=options, motion=None)  # the script says what a frame shows
     describer = Describer(detector, embedder)
     with Identifier(describer, gallery, settings, threshold=threshold) as it:
         yield it

@@ -141,6 +141,30 @@ class Detector:
         """
         return looks.look(self._find, check(image), self.max_side)
 
+    @property
+    def any_size(self) -> bool:
+        """Whether the network takes pictures of any size, so that a small one costs less."""
+        return self.card.input.size is None
+
+    def within(
+        self, image: NDArray[Any], part: tuple[int, int, int, int], ratio: float
+    ) -> list[Face]:
+        """Detect the faces of a part of an image, at a cost in proportion to what is looked at.
+
+        Args:
+            image: (H, W, 3) uint8 BGR of any size.
+            part: x1, y1, x2, y2 in its pixels.
+            ratio: how large the part is looked at, 1 as it is.
+
+        Returns, raises: as for a call; boxes and landmarks are in pixels of the image.
+        """
+        x1, y1, x2, y2 = part
+        shift = np.array([x1, y1], np.float32)
+        return [
+            replace(f, box=f.box + np.tile(shift, 2), landmarks=f.landmarks + shift)
+            for f in looks.closer(self._find, check(image)[y1:y2, x1:x2], ratio)
+        ]
+
     def search(self, image: NDArray[Any]) -> list[Face]:
         """Detect the faces of a single picture and measure each as `refine` does: also such as
         fill it, and, where none is sure, turned by quarters. What is no face on a second look is

@@ -49,7 +49,11 @@ def scaled(find: Find, image: Image, ratio: float) -> list[Face]:
 def look(find: Find, image: Image, max_side: int) -> list[Face]:
     """The faces of a frame, best first: once at `max_side`, again smaller where one is so large
     that the network sees only a part of it at a time."""
-    ratio = min(1.0, max_side / max(image.shape[:2]))
+    return closer(find, image, min(1.0, max_side / max(image.shape[:2])))
+
+
+def closer(find: Find, image: Image, ratio: float) -> list[Face]:
+    """As `look`, the first look `ratio` times as large as `image`."""
     faces = scaled(find, image, ratio)
     for _ in range(LOOKS - 1):
         tallest = max((height(f) for f in faces), default=0.0)

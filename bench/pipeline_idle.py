@@ -1,0 +1,78 @@
+"""What a camera costs before which nothing happens, and a clip beside looking at every frame whole.
+
+Processor time of `Identifier.step`; reading and decoding frames does not count.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import edgeface as ef
+from bench.pipeline_clips import Clip
+from edgeface import images
+
+SIZES = ((640, 360), (1920, 1080))
+RATE = 25  # frames/s
+NOISE = 3.0  # gray levels of the empty room's camera
+PICTURES = 25  # pictures of it that are shown again and again
+
+
+def room(width: int, height: int) -> list[ef.Frame]:
+    """Ten seconds of an empty room, with the noise of a sensor."""
+    rng = np.random.default_rng(5)
+    coarse = rng.integers(40, 200, (9, 16, 3)).astype(np.float32)
+    scene = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    pictures = []
+    for _ in range(PICTURES):
+        noise = rng.standard_normal(scene.shape, np.float32) * np.float32(NOISE)
+        pictures.append(np.clip(scene + noise, 0, 255).astype(np.uint8))
+    return [ef.Frame(pictures[i % PICTURES], i / RATE, i) for i in range(10 * RATE)]
+
+
+def read(clip: Clip, limit: int) -> list[ef.Frame]:
+    """The frames of a clip."""
+    capture, frames = cv2.VideoCapture(str(clip.file)), []
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    while len(frames) < limit and (shot := capture.read())[0]:
+        frames.append(ef.Frame(np.asarray(shot[1], np.uint8), len(frames) / rate, len(frames)))
+    return frames
+
+
+def used(frames: Sequence[ef.Frame], people: Sequence[Path], settings: ef.Settings) -> float:
+    """Milliseconds of processor time per frame."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench.gallery"
+        with ef.Identifier.open(path, settings=settings) as app:
+            for file in people:
+                app.enroll(file.stem, [images.read(file)], policy="largest")
+            app.step(ef.Frame(frames[0].image, 0.0, 0))  # buffers and caches are made
+            app.reset()
+            started = time.process_time()
+            for frame in frames:
+                app.step(frame)
+            spent = time.process_time() - started
+    return 1000 * spent / len(frames)
+
+
+def idle(quick: bool) -> dict[str, float]:
+    """Figures `idle.WIDTHxHEIGHT.cpu_ms`."""
+    return {
+        f"idle.{w}x{h}.cpu_ms": used(room(w, h)[: 100 if quick else None], [], ef.Settings())
+        for w, h in SIZES
+    }
+
+
+def saved(clip: Clip, rounds: int, limit: int) -> float:
+    """Processor time of a clip over that of looking at all of every frame, median of rounds."""
+    frames, ratios = read(clip, limit), []
+    for _ in range(rounds):
+        whole = used(frames, clip.people, ef.Settings(motion=None))
+        ratios.append(used(frames, clip.people, ef.Settings()) / whole)
+    return statistics.median(ratios)
