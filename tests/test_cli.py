@@ -16,6 +16,8 @@ import pytest
 from command_line import Run
 from conftest import ROOT, picture
 
+from edgeface.cli import options
+from edgeface.detect import MAX_SIDE
 from edgeface.gallery import Gallery
 
 pytest_plugins = ("gallery_places",)
@@ -349,3 +351,22 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     code = f"import sys, edgeface.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_larger_side_finds_smaller_faces(run: Run, sample: Path, tmp_path: Path) -> None:
+    """A face of 36 px in a picture of 2400 is 10 px at the side that is shipped."""
+    portrait = cv2.imread(str(sample / "eileen.jpg"))
+    small = cv2.resize(portrait, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    wide = np.full((1350, 2400, 3), 120, np.uint8)
+    wide[600 : 600 + small.shape[0], 1100 : 1100 + small.shape[1]] = small
+    cv2.imwrite(str(tmp_path / "wide.png"), wide)
+    found = {}
+    for side in (320, 2400):
+        result = run("identify", tmp_path / "wide.png", "--max-side", side, "--json")
+        found[side] = [row["status"] for row in result.rows]
+    assert found == {320: ["no_face"], 2400: ["unknown"]}
+    assert run("identify", tmp_path / "wide.png", "--max-side", 16).code == 2
+
+
+def test_the_default_side_is_the_detectors() -> None:
+    assert options.SIDE == MAX_SIDE

@@ -52,11 +52,16 @@ class Colours:
 class Scripted:
     """A detector that knows where the painted faces are."""
 
+    max_side, any_size = 640, False
+
     def __init__(self) -> None:
         self.faces: list[Face] = []
         self.closer: dict[int, Face] = {}  # what a closer look at some of them shows
 
     def __call__(self, image: np.ndarray) -> list[Face]:
+        return self.faces
+
+    def within(self, image: np.ndarray, part, ratio: float) -> list[Face]:
         return self.faces
 
     def search(self, image: np.ndarray) -> list[Face]:

@@ -18,6 +18,7 @@ from edgeface.errors import ArgumentError, SourceError
 from edgeface.gallery import Gallery
 from edgeface.identify import Identifier
 from edgeface.models import ModelCard
+from edgeface.settings import Settings
 from edgeface.sinks import Sinks
 from edgeface.sinks.lines import Lines
 from edgeface.sinks.overlay import Overlay
@@ -61,7 +62,7 @@ def app(tmp_path: Path, embedding_card: ModelCard):
     gallery = Gallery.open(tmp_path / "people.gallery", model="colours", size=3)
     limit = Threshold(0.8, "user")
     describer = Describer(detector, Colours(embedding_card))
-    with Identifier(describer, gallery, threshold=limit) as it:
+    with Identifier(describer, gallery, Settings(motion=None), threshold=limit) as it:
         enroll(it, detector, "Alice", RED)
         detector.faces = [face(100, 60, 90), face(400, 60, 90)]
         yield it

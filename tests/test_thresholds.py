@@ -38,7 +38,7 @@ def app(tmp_path: Path, detector: Scripted, embedding_card: ModelCard):
     gallery.write_note(CALIBRATION, CURVE.to_json())
     embedder = Colours(replace(embedding_card, threshold=Threshold(0.9, "card")))
     # Painted faces are not sharp.
-    settings = Settings(growth=GrowthRules(quality=0.2))
+    settings = Settings(growth=GrowthRules(quality=0.2), motion=None)
     with Identifier(Describer(detector, embedder), gallery, settings) as it:
         yield it
 

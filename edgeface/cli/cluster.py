@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeface.cli.options import Threads
+from edgeface.cli.options import SIDE, MaxSide, Threads
 from edgeface.cli.output import Json, print_rows, say, say_passed
 from edgeface.cli.progress import Progress
 from edgeface.errors import ArgumentError
@@ -38,6 +38,7 @@ def cluster(
     model: Annotated[str, typer.Option(help="Embedder: a name or file.")] = "mobilefacenet",
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino.")] = "auto",
     threads: Threads = 2,
+    max_side: MaxSide = SIDE,
     as_json: Json = False,
 ) -> None:
     """Sort unlabelled pictures into people.
@@ -51,7 +52,8 @@ def cluster(
     if folders not in {None, "link", "copy"}:
         raise ArgumentError(f"--folders is {folders!r}; use link or copy")
     if pictures is not None:
-        result = _sort(pictures, out, update, folders, into, collages, model, runtime, threads)
+        networks = {"runtime": runtime, "threads": threads}
+        result = _sort(pictures, out, update, folders, into, collages, model, networks, max_side)
         _tell(result)
         sizes = Counter(row.person for row in result.rows if row.person >= 0)
         names = {row.person: row.label for row in result.rows}
@@ -73,8 +75,8 @@ def _sort(
     into: str | None,
     collages: bool,
     model: str,
-    runtime: str,
-    threads: int,
+    networks: dict[str, Any],
+    max_side: int,
 ) -> Sorted:
     from edgeface.detect import Detector
     from edgeface.embed import Embedder
@@ -82,8 +84,8 @@ def _sort(
     from edgeface.piles import cluster_folder, enroll_people
     from edgeface.thresholds import ThresholdProvider
 
-    detector = Detector.load(runtime=runtime, threads=threads)  # type: ignore[arg-type]
-    embedder = Embedder.load(model, runtime=runtime, threads=threads)  # type: ignore[arg-type]
+    detector = Detector.load(max_side=max_side, **networks)
+    embedder = Embedder.load(model, **networks)
     with Progress("pictures") as line:
         result = cluster_folder(
             pictures,

@@ -11,9 +11,11 @@ import typer
 
 from edgeface.cli.failures import ENVIRONMENT, Passed
 from edgeface.cli.options import (
+    SIDE,
     Embedding,
     GalleryOption,
     Limit,
+    MaxSide,
     RuntimeOption,
     Threads,
     existing,
@@ -60,6 +62,7 @@ def identify(
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
     threads: Threads = 2,
+    max_side: MaxSide = SIDE,
     as_json: Json = False,
 ) -> None:
     """Say who is in pictures or in a video.
@@ -86,6 +89,7 @@ def identify(
 
         check_display()
     options = {"model": model, "runtime": runtime, "threads": threads, "threshold": threshold}
+    options["max_side"] = max_side
     with opened(gallery, learn=learn, submodels=submodels, **options) as identifier:
         if pictures:
             passed = Passed()

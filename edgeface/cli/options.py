@@ -25,6 +25,10 @@ GalleryOption = Annotated[
     str | None, typer.Option("--gallery", "-g", help="Gallery file or postgresql://…")
 ]
 Threads = Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Threads of each network.")]
+SIDE = 640  # `detect.MAX_SIDE`, which takes long to import
+MaxSide = Annotated[
+    int, typer.Option("--max-side", min=32, help="Pixels larger pictures are scaled down to.")
+]
 RuntimeOption = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
 Embedding = Annotated[str, typer.Option("--model", help="Embedder: a name or a model file.")]
 Limit = Annotated[

@@ -9,9 +9,11 @@ import typer
 
 from edgeface.cli.failures import Passed
 from edgeface.cli.options import (
+    SIDE,
     Embedding,
     GalleryFile,
     Limit,
+    MaxSide,
     NewGallery,
     RuntimeOption,
     Threads,
@@ -30,6 +32,7 @@ def enroll(
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
     threads: Threads = 2,
+    max_side: MaxSide = SIDE,
     as_json: Json = False,
 ) -> None:
     """Add people to a gallery.
@@ -41,7 +44,8 @@ def enroll(
     groups = _groups(what)
     rows: list[dict[str, Any]] = []
     passed = Passed()
-    with opened(gallery, model=model, runtime=runtime, threads=threads) as identifier:
+    options = {"model": model, "runtime": runtime, "threads": threads, "max_side": max_side}
+    with opened(gallery, **options) as identifier:
         for name, files in each(groups, "people"):
             with passed.over(name):
                 _check(name)
@@ -61,6 +65,7 @@ def verify(
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
     threads: Threads = 2,
+    max_side: MaxSide = SIDE,
     as_json: Json = False,
 ) -> None:
     """Compare the largest faces of two pictures."""
@@ -71,7 +76,7 @@ def verify(
     from edgeface.types import Threshold
 
     limit = None if threshold is None else Threshold(threshold, "user")
-    detector = Detector.load(runtime=runtime, threads=threads)  # type: ignore[arg-type]
+    detector = Detector.load(runtime=runtime, threads=threads, max_side=max_side)  # type: ignore[arg-type]
     embedder = Embedder.load(model, runtime=runtime, threads=threads)  # type: ignore[arg-type]
     result = compare(Describer(detector, embedder), a, b, limit)
     row = {
@@ -99,6 +104,7 @@ def calibrate(
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
     threads: Threads = 2,
+    max_side: MaxSide = SIDE,
     as_json: Json = False,
 ) -> None:
     """Set how often a gallery may name a stranger.
@@ -118,7 +124,8 @@ def calibrate(
         pictures = listing.pictures
     existing(gallery)
     passed = Passed()
-    with opened(gallery, model=model, runtime=runtime, threads=threads) as identifier:
+    options = {"model": model, "runtime": runtime, "threads": threads, "max_side": max_side}
+    with opened(gallery, **options) as identifier:
         before = identifier.threshold
         with Progress("comparing") as line:
             result = identifier.calibrate(pictures, fpir=fpir, progress=line.at, on_bad=passed.tell)
