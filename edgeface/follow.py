@@ -5,8 +5,6 @@ The order of the stages for a frame is here, that for single pictures in `identi
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -38,6 +36,7 @@ from edgeface.types import (
     Match,
     Sighting,
     Status,
+    new_run,
 )
 
 # Least quality at which looks may join a face to a lost track: poor faces resemble one another.
@@ -109,7 +108,7 @@ class Follower:
             )
         self._dossiers: dict[int, _Dossier] = {}
         self._time, self._told = float("-inf"), 0
-        self.run = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+        self.run = new_run()
         self.sightings: list[Sighting] = []
         self.trace: Trace | None = None  # kept while somebody wants to see it afterwards
 

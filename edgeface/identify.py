@@ -312,6 +312,7 @@ class Identifier:
         trace: Trace | None = None,
         sinks: Iterable[Sink] = (),
         should_stop: Callable[[], bool] | None = None,
+        link: video.Link | None = None,
     ) -> Generator[Event]:
         """Iterate the events of a source until it ends.
 
@@ -330,6 +331,7 @@ class Identifier:
                 raises is logged and does not end the watch. Who made a sink closes it.
             should_stop: asked between frames and while a live source is silent; `stopping.Stop`
                 is one that says yes after Ctrl-C or SIGTERM.
+            link: kept up to date with whether a live source is there.
         """
         if every < 1:
             raise ArgumentError(f"every is {every}: process each n-th frame, n 1 or more")
@@ -337,7 +339,11 @@ class Identifier:
         follower = self._following()
         follower.trace = trace
         frames = video.frames(
-            source, name=name, live=live or self.settings.live, should_stop=should_stop
+            source,
+            name=name,
+            live=live or self.settings.live,
+            should_stop=should_stop,
+            link=link,
         )
         return watch(follower, frames, every, on_frame, Sinks(sinks))
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
+import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -222,6 +224,11 @@ class Event:
     def to_json(self) -> str:
         """One JSON line, no newline at its end."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
+
+
+def new_run() -> str:
+    """The start of the ids of one run's events: ids of runs that began later sort behind."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
 
 
 def timestamp(at: datetime) -> str:

@@ -61,6 +61,7 @@ LAYERS = {
         "doctor",
         "piles",
         "tidy",
+        "cameras",
     },
     4: {"cli"},
 }

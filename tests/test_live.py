@@ -187,6 +187,7 @@ class Pictures(BaseHTTPRequestHandler):
     """A camera that sends JPEGs one after the other, behind a password where `secret` is set."""
 
     secret: str | None = None
+    count = 500  # pictures until it hangs up
     picture = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
 
     def log_message(self, *_: object) -> None:
@@ -202,7 +203,7 @@ class Pictures(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=b")
         self.end_headers()
         try:
-            for _ in range(500):
+            for _ in range(self.count):
                 head = b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
                 self.wfile.write(head % len(self.picture) + self.picture + b"\r\n")
                 time.sleep(0.02)

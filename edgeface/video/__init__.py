@@ -9,9 +9,10 @@ from edgeface.errors import ArgumentError, SourceError
 from edgeface.types import Frame
 from edgeface.video.addresses import camera_index, is_live, redact
 from edgeface.video.files import length, of_file, of_folder, rate
-from edgeface.video.live import LiveOptions, of_camera
+from edgeface.video.live import Link, LiveOptions, of_camera
 
 __all__ = [
+    "Link",
     "LiveOptions",
     "camera_index",
     "frames",
@@ -29,6 +30,7 @@ def frames(
     live: LiveOptions | None = None,
     folder_fps: float = 25.0,
     should_stop: Callable[[], bool] | None = None,
+    link: Link | None = None,
 ) -> Generator[Frame]:
     """Iterate the frames of a source.
 
@@ -42,6 +44,7 @@ def frames(
         folder_fps: frames per second that a folder of pictures stands for.
         should_stop: asked between frames and, ten times a second, while a live source is silent;
             True ends the iteration.
+        link: kept up to date with whether a live source is there.
 
     Yields:
         frames with media time (file, folder) or seconds since the first frame on the monotonic
@@ -57,7 +60,9 @@ def frames(
     camera = camera_index(text)
     label = name or (redact(text) if camera is None else f"cam{camera}")
     if camera is not None or "://" in text:
-        found = of_camera(text if camera is None else camera, label, live or LiveOptions(), stop)
+        found = of_camera(
+            text if camera is None else camera, label, live or LiveOptions(), stop, link
+        )
     else:
         found = _of_path(text, label, folder_fps)
     try:

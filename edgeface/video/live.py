@@ -46,6 +46,39 @@ class LiveOptions:
             raise ArgumentError(f"{self}: retries is 0 or more, or None for ever")
 
 
+class Link:
+    """How it stands with a live source, for whoever asks from any thread: whether it is `up`, the
+    `reason` why not, how many frames nobody took in time (`dropped`), how often it came back
+    (`reconnects`). `on_change` is called with the link in the thread that reads the frames: when
+    the first frame came, when the source is lost, and when it is back."""
+
+    def __init__(self, on_change: Callable[[Link], None] | None = None) -> None:
+        self._on_change = on_change
+        self.up = False
+        self.reason = ""
+        self.dropped = 0
+        self.reconnects = 0
+        self._came = False
+
+    def came(self) -> None:
+        """A frame is there."""
+        if not self.up:
+            self.up, self.reason = True, ""
+            self.reconnects += self._came
+            self._came = True
+            self._tell()
+
+    def lost(self, reason: str) -> None:
+        """There are none for now. A source that never came cannot be lost: that is no change."""
+        was, self.up, self.reason = self.up, False, reason
+        if was:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._on_change is not None:
+            self._on_change(self)
+
+
 class _Taken(NamedTuple):
     image: Image
     time: float  # monotonic, s
@@ -144,12 +177,17 @@ class _Reader:
 
 
 def of_camera(
-    source: int | str, name: str, options: LiveOptions, should_stop: Callable[[], bool]
+    source: int | str,
+    name: str,
+    options: LiveOptions,
+    should_stop: Callable[[], bool],
+    link: Link | None = None,
 ) -> Generator[Frame]:
     """The frames of a live source, reconnected until `should_stop` or the retries are used up."""
+    link = link or Link()
     start: float | None = None
     at: datetime | None = None
-    index, failures = 0, 0
+    index, failures, dropped = 0, 0, 0
     while not should_stop():
         reader = _Reader(source, options)
         try:
@@ -163,14 +201,19 @@ def of_camera(
                 failures = 0
                 start = taken.time if start is None else start
                 at = taken.at if at is None else max(at, taken.at)  # the clock may be set back
+                link.dropped = dropped + reader.dropped
+                link.came()
                 yield Frame(taken.image, taken.time - start, index, name, at)
                 index += 1
         except _Silent as silence:
             said = str(silence)
         finally:
             reader.close()
+            dropped += reader.dropped
         failures += 1
+        link.lost(said)
         trouble = probe(source, options.open_timeout)
+        link.reason = trouble.text or said
         _give_up(name, said, trouble, start is None, failures, options)
         pause = min(options.pause * 2 ** (failures - 1), options.pause_max)
         log.warning("%s %s; trying again in %.1f s", name, trouble.text or said, pause)
