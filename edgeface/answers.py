@@ -32,7 +32,8 @@ def complete(decisions: Sequence[Decision], elsewhere: Sequence[Decision | None]
     )
     for i in order:
         answer = elsewhere[i]
-        if answer is None or result[i].status is Status.MATCH or answer.person_id in taken:
+        decided = result[i].status in (Status.MATCH, Status.IGNORED)
+        if answer is None or decided or answer.person_id in taken:
             continue
         taken.add(answer.person_id)
         result[i] = answer

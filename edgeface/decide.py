@@ -21,6 +21,14 @@ from edgeface.types import Decision, Kind, Match, Status, Threshold
 NONE = float("nan")
 
 
+# What a decision for a person of each kind is called.
+STATUS = {
+    Kind.KNOWN: Status.MATCH,
+    Kind.STRANGER: Status.STRANGER,
+    Kind.IGNORED: Status.IGNORED,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What it takes to get a name and to lose it. `hold` names nobody: who is shown has passed the
@@ -83,7 +91,7 @@ def decide(
         return nobody
     if lead < margin:
         return nobody.nobody(Status.UNCERTAIN)
-    status = Status.STRANGER if best.kind is Kind.STRANGER else Status.MATCH
+    status = STATUS[best.kind]
     return replace(nobody, status=status, name=best.name, person_id=best.person_id, kind=best.kind)
 
 

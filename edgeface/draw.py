@@ -17,6 +17,7 @@ from edgeface.types import Image, Sighting, Status
 COLOURS = {
     Status.MATCH: (80, 175, 76),
     Status.STRANGER: (190, 130, 60),
+    Status.IGNORED: (150, 150, 150),
     Status.UNCERTAIN: (0, 170, 255),
     Status.UNKNOWN: (90, 90, 200),
     Status.LOW_QUALITY: (140, 140, 140),

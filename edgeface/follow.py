@@ -36,6 +36,7 @@ from edgeface.types import (
     Match,
     Sighting,
     Status,
+    Template,
     new_run,
 )
 
@@ -148,7 +149,9 @@ class Follower:
         for track in seen:
             self._dossiers[track.id].last = moment
         shown = [t for t in seen if t.state is State.CONFIRMED]
-        self.sightings = [Sighting(t.face, self._shown(t.id), t.id) for t in shown]
+        self.sightings = [
+            Sighting(t.face, self._shown(t.id), t.id, _made(self._dossiers[t.id])) for t in shown
+        ]
         gone = [t for t in tracks if t.state is State.REMOVED]
         return [e for t in shown for e in self._news(t)] + self._farewells(gone)
 
@@ -282,6 +285,7 @@ class Follower:
             moment.size,
             f"{self.run}-{self._told:08}",
             self.run,
+            _made(dossier),
         )
 
     def _farewells(self, gone: list[Track]) -> list[Event]:
@@ -299,3 +303,9 @@ class Follower:
         nobody = np.zeros(self._describer.embedder.size, np.float32)
         described = self._describer.follow(image, faces, least=RECOGNISABLE)
         return np.stack([nobody if f.embedding is None else f.embedding for f in described])
+
+
+def _made(dossier: _Dossier) -> Template | None:
+    """The template of a track, None while nothing is in it."""
+    template = dossier.evidence.template()
+    return template if template.weight > 0 else None

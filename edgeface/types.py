@@ -86,10 +86,12 @@ class Template:
 
 
 class Kind(StrEnum):
-    """Whether somebody named a person, or the gallery numbered a stranger by itself."""
+    """Whether somebody named a person, the gallery numbered a stranger by itself, or the person
+    is recognised but nobody wants to be told."""
 
     KNOWN = "known"
     STRANGER = "stranger"
+    IGNORED = "ignored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,12 @@ class Match:
 
 class Status(StrEnum):
     """What a decision came to. Unknown is a result, not an error. Only somebody whom a user named
-    is a `match`; a person whom the gallery numbered by itself is a `stranger`."""
+    is a `match`; a person whom the gallery numbered by itself is a `stranger`, one who is to be
+    ignored is `ignored`."""
 
     MATCH = "match"
     STRANGER = "stranger"
+    IGNORED = "ignored"
     UNKNOWN = "unknown"
     UNCERTAIN = "uncertain"
     LOW_QUALITY = "low_quality"
@@ -125,7 +129,7 @@ class Threshold:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Who a probe is: `name`, `person_id` and `kind` are None unless `status` is match (a `known`
-    person) or stranger (a `stranger`); `margin` is the lead over the second."""
+    person), stranger (a `stranger`) or ignored; `margin` is the lead over the second."""
 
     status: Status
     name: str | None
@@ -155,11 +159,13 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sighting:
-    """A face together with what was decided about it; `track` is None for single pictures."""
+    """A face together with what was decided about it; `track` is None for single pictures, and
+    `template` what the track's faces say together, if any was good enough."""
 
     face: Face
     decision: Decision
     track: int | None = None
+    template: Template | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The sighting as plain JSON types; pixels with one decimal."""
@@ -189,7 +195,8 @@ class Event:
     these are of the last frame it was seen in.
 
     `id` is this event's alone, also after a restart, and ids of later events sort behind; so does
-    `run`, within which no number of a `track` is given twice.
+    `run`, within which no number of a `track` is given twice. `template` is what the track's faces
+    say together so far, None while none was good enough.
     """
 
     kind: EventKind
@@ -203,6 +210,7 @@ class Event:
     size: tuple[int, int] = (0, 0)
     id: str = ""
     run: str = ""
+    template: Template | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The event as plain JSON types; boxes in pixels, one decimal; `ts` ISO 8601."""

@@ -57,6 +57,7 @@ LAYERS = {
         "watching",
         "thresholds",
         "sinks",
+        "sightings",
         "trace",
         "doctor",
         "piles",

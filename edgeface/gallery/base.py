@@ -86,6 +86,16 @@ class Base:
         self._known: Summary | None = None
         self._local = threading.local()  # the batch of each thread
 
+    @property
+    def place(self) -> str:
+        """The file, or the server's address without its password."""
+        return self._db.place
+
+    @property
+    def cipher(self) -> Cipher:
+        """What seals the values of the gallery, and of what belongs to it."""
+        return self._cipher
+
     def _tables(self, execute: Execute) -> Tables:
         return Tables(execute, self._cipher, self._db.place, self.size)
 

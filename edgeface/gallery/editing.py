@@ -12,7 +12,7 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import journal
 from edgeface.gallery.base import Base
 from edgeface.gallery.journal import Entry
-from edgeface.gallery.records import Faces, Person, Provenance, check_name, unit_rows
+from edgeface.gallery.records import Faces, Person, Provenance, check_name, is_numbered, unit_rows
 from edgeface.gallery.storage.tables import Tables
 from edgeface.types import Array, Kind
 
@@ -78,6 +78,33 @@ class Editing(Base):
                 "provenance": vouched,
             }
             journal.record(tables, "rename", payload, [person.id])
+            return tables.person(person.id)
+
+    def ignore(self, name: str, on: bool = True) -> Person:
+        """Recognise a person without a match ever, and without an alert; `on` False ends that: who
+        was a stranger is one again, anybody else is known."""
+        with self._change() as (tables, revision):
+            person = tables.named(check_name(name, reserved=False))
+            kind = Kind.IGNORED
+            if not on:
+                kind = Kind.STRANGER if is_numbered(person.name) else Kind.KNOWN
+            if (person.kind is Kind.IGNORED) == on:
+                return person
+            tables.set_name(person.id, person.name, kind, revision)
+            payload = {"person": person.id, "kind": str(person.kind)}
+            journal.record(tables, "ignore", payload, [person.id])
+            return tables.person(person.id)
+
+    def set_group(self, name: str, group: str | None) -> Person:
+        """Put a person into a group, such as family or courier, or into none."""
+        group = None if group is None else check_name(group)
+        with self._change() as (tables, revision):
+            person = tables.named(check_name(name, reserved=False))
+            metadata = {k: v for k, v in person.metadata.items() if k != "group"}
+            metadata |= {} if group is None else {"group": group}
+            tables.set_details(person.id, person.external_id, metadata, revision)
+            payload = {"person": person.id, "group": person.group}
+            journal.record(tables, "group", payload, [person.id])
             return tables.person(person.id)
 
     def merge(self, into: str, other: str, *, force: bool = False) -> Person:

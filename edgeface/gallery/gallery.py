@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -195,6 +195,11 @@ class Gallery(Editing):
         with self._read() as tables:
             return tables.named(check_name(name, reserved=False))
 
+    def merged(self) -> dict[int, int]:
+        """Whom the people that were merged into others (and not parted again) became, by id."""
+        with self._read() as tables:
+            return journal.merged(tables)
+
     def kind(self, person_id: int) -> Kind:
         """Whether a person (by id) is known or a stranger."""
         with self._read() as tables:
@@ -214,11 +219,13 @@ class Gallery(Editing):
             _erase(tables, [tables.named(check_name(name, reserved=False)).id], revision)
         self._scrub()
 
-    def forget_strangers(self, seen_before: float | None = None) -> int:
+    def forget_strangers(
+        self, seen_before: float | None = None, *, spared: Collection[int] = ()
+    ) -> int:
         """Erase the numbered strangers whose newest sample is from before a Unix time (s), all of
-        them by default, as `forget` does for one; how many they were."""
+        them by default, as `forget` does for one, except the `spared` (ids); how many they were."""
         with self._change() as (tables, revision):
-            gone = tables.strangers(seen_before)
+            gone = [who for who in tables.strangers(seen_before) if who not in spared]
             _erase(tables, gone, revision)
         if gone:
             self._scrub()

@@ -23,8 +23,8 @@ KEPT = 10_000  # entries; older ones can no longer be undone
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One change: `action` is enroll, cluster, grow, stranger, rename, merge, split or
-    not_this_person."""
+    """One change: `action` is enroll, cluster, grow, stranger, rename, merge, split, ignore, group
+    or not_this_person."""
 
     id: int
     created: float
@@ -55,6 +55,21 @@ def entries(tables: Tables, limit: int) -> list[Entry]:
         "SELECT id, created, action, undone FROM journal ORDER BY id DESC LIMIT ?", (limit,)
     )
     return [Entry(int(i), moment(t), str(a), bool(u)) for i, t, a, u in rows]
+
+
+def merged(tables: Tables) -> dict[int, int]:
+    """Heir by merged person, of the merges that stand; damaged entries are left out."""
+    rows = tables.execute(
+        "SELECT id, payload FROM journal WHERE action = 'merge' AND undone = 0 ORDER BY id"
+    )
+    found: dict[int, int] = {}
+    for entry, payload in rows:
+        try:
+            content = json.loads(tables.open_text(payload, "journal.payload", str(entry)))
+            found[int(content["other"]["id"])] = int(content["into"])
+        except (GalleryError, LookupError, TypeError, ValueError, RecursionError):
+            continue
+    return found
 
 
 def inherit(tables: Tables, heir: int, person_id: int) -> None:
@@ -145,6 +160,18 @@ def _restore_name(tables: Tables, payload: dict[str, Any], revision: int) -> Non
         tables.set_provenance(ids, Provenance(provenance))
 
 
+def _restore_kind(tables: Tables, payload: dict[str, Any], revision: int) -> None:
+    person = tables.person(payload["person"])
+    tables.set_name(person.id, person.name, Kind(payload["kind"]), revision)
+
+
+def _restore_group(tables: Tables, payload: dict[str, Any], revision: int) -> None:
+    person, group = tables.person(payload["person"]), payload["group"]
+    metadata = {k: v for k, v in person.metadata.items() if k != "group"}
+    metadata |= {} if group is None else {"group": group}
+    tables.set_details(person.id, person.external_id, metadata, revision)
+
+
 def _part_again(tables: Tables, payload: dict[str, Any], revision: int) -> None:
     other = payload["other"]
     _free(tables, other["name"])
@@ -179,5 +206,7 @@ _INVERSE = {
     "rename": _restore_name,
     "merge": _part_again,
     "split": _rejoin,
+    "ignore": _restore_kind,
+    "group": _restore_group,
     "not_this_person": _rejoin,
 }

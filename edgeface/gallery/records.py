@@ -54,6 +54,12 @@ class Person:
     external_id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
 
+    @property
+    def group(self) -> str | None:
+        """What the person belongs to, such as family; None for no group."""
+        group = self.metadata.get("group")
+        return group if isinstance(group, str) else None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
@@ -91,6 +97,11 @@ def check_name(name: str, *, reserved: bool = True) -> str:
             f"the name {shown} is kept for people the gallery finds by itself: choose another"
         )
     return clean
+
+
+def is_numbered(name: str) -> bool:
+    """Whether a name has the form that the gallery gives to strangers."""
+    return _STRANGER.fullmatch(name) is not None
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,66 @@
+"""What is erased because of its age."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from edgeface.gallery import Kind
+from edgeface.sightings.records import Expiry
+
+if TYPE_CHECKING:
+    from edgeface.sightings.store import Sightings
+
+DAY = 86_400.0
+_IDS = "(SELECT value FROM json_each(?))"
+
+
+def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
+    """See `Sightings.expire`."""
+    counts = {"crops": 0, "appearances": 0, "events": 0, "strangers": 0}
+    if rules.strangers is not None:
+        limit = now - DAY * rules.strangers
+        with store.file.read() as execute:
+            held = execute(
+                "SELECT DISTINCT coalesce(given, person) FROM appearance WHERE last >= ?", (limit,)
+            )
+        recent = [who.id for (i,) in held if (who := store.residents.of(i)) is not None]
+        counts["strangers"] = store.gallery.forget_strangers(limit, spared=recent)
+    known = json.dumps(
+        [*store.residents.ids(kind=Kind.KNOWN), *store.residents.ids(kind=Kind.IGNORED)]
+    )
+    with store.file.write() as execute:
+        total = "SELECT (SELECT count(*) FROM crop), (SELECT count(*) FROM appearance), " \
+                "(SELECT count(*) FROM event)"  # fmt: skip
+        (before,) = execute(total)
+        if rules.crops is not None:
+            execute("DELETE FROM crop WHERE at < ?", (now - DAY * rules.crops,))
+        for days, test in ((rules.known, "IN"), (rules.strangers, "NOT IN")):
+            if days is not None:
+                execute(
+                    f"DELETE FROM appearance WHERE last < ? AND "
+                    f"coalesce(given, person, -1) {test} {_IDS}",
+                    (now - DAY * days, known),
+                )
+        # The log tells of people, so it is kept no longer than they are.
+        execute(
+            "DELETE FROM event WHERE appearance IS NOT NULL "
+            "AND appearance NOT IN (SELECT id FROM appearance)"
+        )
+        if rules.events is not None:
+            execute("DELETE FROM event WHERE at < ?", (now - DAY * rules.events,))
+        for limit, test in ((rules.per_person, "IS NOT NULL"), (rules.nobodies, "IS NULL")):
+            execute(
+                "DELETE FROM crop WHERE appearance IN (SELECT id FROM (SELECT a.id, row_number() "
+                "OVER (PARTITION BY coalesce(a.given, a.person) ORDER BY c.quality DESC, a.id "
+                "DESC) AS place FROM crop c JOIN appearance a ON a.id = c.appearance "
+                f"WHERE coalesce(a.given, a.person) {test}) WHERE place > ?)",
+                (limit,),
+            )
+        (after,) = execute(total)
+    for name, had, has in zip(("crops", "appearances", "events"), before, after, strict=True):
+        counts[name] = had - has
+    counts["appearances"] += store.residents.reconcile()
+    if any(counts.values()):
+        store.file.erase()
+    return counts
