@@ -15,35 +15,26 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import astuple, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.calibrate import calibrate
 from edgeface.document import Json
 from edgeface.errors import EdgefaceError
-from edgeface.metrics import Interval, binomial_interval, tar_at_far, threshold_at_far
+from edgeface.metrics import binomial_interval
 from edgeface.models import (
-    FileRef,
     Group,
-    Impostors,
-    InputSpec,
-    ModelCard,
-    digest,
     read_card,
     write_card,
 )
-from edgeface.types import Threshold
-from export.checkpoint import read_checkpoint
 from export.data import Pack, hold_out, open_pack
 from export.groups import judged, read_labels, sets_of, strangers
 from export.protocols.embedders import open_embedder
 from export.protocols.identities import Embed
 from export.protocols.lfw import read_lfw, verify
-from export.protocols.pictures import shrink_all
+from export.threshold import UNPROTECTED, card_of, measure, rounded, unprotected
 
 DATA = {
     "CelebA": "non-commercial research; faces detected and aligned to 112×112",
@@ -69,53 +60,7 @@ TEACHERS = {
 }
 
 
-# Fewer say nothing: of 100 pairs the rule of three gives a rate of 3 %.
-FEWEST_PEOPLE, FEWEST_PAIRS = 4, 100
-UNPROTECTED = "; it does not hold inside every group:"
 FEWEST_PICTURES = 30  # of a group; they make 435 pairs
-
-
-def telling(data: Pack, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(n, n) of two pictures among `rows`: whether they show one person, and whether they say
-    anything; relatives resemble each other and count neither way."""
-    person, family = data.identity[rows], data.families()[rows]
-    same = person[:, None] == person[None]
-    told = same | (family[:, None] != family[None])
-    np.fill_diagonal(told, False)
-    return same, told
-
-
-def held_out_pairs(
-    data: Pack, embeddings: NDArray[np.float32], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Cosine and truth of every pair among `rows` that says something; their embeddings are given
-    in that order."""
-    same, told = telling(data, rows)
-    pairs = np.triu(told)
-    return (embeddings @ embeddings.T)[pairs], same[pairs]
-
-
-def small_probe_tar(
-    data: Pack, embed: Embed, rows: NDArray[np.int64], clean: NDArray[np.float32]
-) -> float:
-    """TAR at FAR 1e-3 of `rows` shrunk to 24 pixels against the other pictures, whose embeddings
-    are `clean`; nan where too few people have a second picture."""
-    same, told = telling(data, rows)
-    if not same[told].any():
-        return float("nan")
-    similarity = embed(shrink_all(np.asarray(data.images[rows]), 24)) @ clean.T
-    return tar_at_far(similarity[told], same[told], 1e-3)
-
-
-def rounded(value: Any) -> Any:
-    """Six digits of every number: a card is read by people."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, Interval):
-        return Interval(*(rounded(v) for v in astuple(value)))
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    return type(value)(map(rounded, value)) if isinstance(value, list | tuple) else value
 
 
 def fastest(model: Path) -> Path:
@@ -124,16 +69,13 @@ def fastest(model: Path) -> Path:
     return ir if ir.exists() else model
 
 
-def rate(pairs: int) -> float:
-    """The FPIR a table of so many impostor pairs supports: 1e-3, or the rule of three's."""
-    return max(1e-3, 3.0 / max(1, pairs))
-
-
 def held_rows(data: Pack, checkpoint: Path | None) -> NDArray[np.bool_]:
     """The rows of a pack that were kept from training: those of the people whom the checkpoint
     names, or whom every training keeps from itself."""
     if checkpoint is None:
         return hold_out(data) & data.keep
+    from export.checkpoint import read_checkpoint  # with torch, which the rest does without
+
     names = read_checkpoint(checkpoint).get("held_out")
     if not isinstance(names, list):
         raise EdgefaceError(f"{checkpoint} does not say who was held out: leave --checkpoint out")
@@ -175,14 +117,6 @@ def group_rates(
     return tuple(sorted(found, key=lambda group: -group.rate.value))
 
 
-def unprotected(groups: tuple[Group, ...]) -> str:
-    """What the threshold does not hold for, in words; empty where no group was measured."""
-    if not groups:
-        return ""
-    worst = groups[0]
-    return f"{UNPROTECTED} strangers both of {worst.name} pass in {worst.rate.value:.1%} of pairs"
-
-
 def commit() -> str:
     answer = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
@@ -218,32 +152,14 @@ def main(argv: list[str]) -> int:
     held = held_rows(data, args.checkpoint)
     if args.only_groups:
         card = read_card(args.model.with_suffix(".json"))
-        found = group_rates(args.pack, data, embed, held, card.threshold.value, args)
+        groups = group_rates(args.pack, data, embed, held, card.threshold.value, args)
         base = card.derivation.partition(UNPROTECTED)[0]
-        write_card(replace(card, groups=found, derivation=base + unprotected(found)))
-        print(json.dumps({group.name: rounded(group.rate.value) for group in found}))
+        write_card(replace(card, groups=groups, derivation=base + unprotected(groups)))
+        print(json.dumps({group.name: rounded(group.rate.value) for group in groups}))
         return 0
     rows = np.flatnonzero(held & (data.identity >= 0))
-    people = len(np.unique(data.identity[rows]))
-    if people < FEWEST_PEOPLE:
-        raise EdgefaceError(
-            f"{people} people were held out of training, {FEWEST_PEOPLE} are the least to find a "
-            "threshold by: train on a pack of more people"
-        )
-    clean = embed(np.asarray(data.images[rows]))
-    similarity, same = held_out_pairs(data, clean, rows)
-    pairs = int((~same).sum())
-    if pairs < FEWEST_PAIRS:
-        raise EdgefaceError(
-            f"the {people} people held out make {pairs} pairs of strangers, {FEWEST_PAIRS} are the "
-            "least to find a threshold by: train on a pack of more people or pictures"
-        )
-    far = max(1e-4, 1 / max(1, pairs))
-    threshold = threshold_at_far(similarity[~same], far)
-    metrics: dict[str, Json] = {
-        "held_out_tar_at_far_1e-4": round(tar_at_far(similarity, same, far), 5),
-        "held_out_24px_tar_at_far_1e-3": round(small_probe_tar(data, embed, rows, clean), 5),
-    }
+    found = measure(data, embed, rows, "held-out training identities")
+    metrics = dict(found.metrics)
     if args.lfw:
         measured = verify(embed((lfw := read_lfw(args.lfw))[0]), *lfw[1:])
         metrics |= {
@@ -251,10 +167,7 @@ def main(argv: list[str]) -> int:
             "lfw_std": round(measured["lfw_std"] / 100, 5),
             "tar_at_far_1e-3": round(measured["tar_at_far1e-3"] / 100, 5),
         }
-    # What `Calibration.default_at` reads: impostor pairs, that is searches in a gallery of one.
-    groups = group_rates(args.pack, data, embed, held, round(float(threshold), 4), args)
-    curve = calibrate(similarity[~same], fpir=rate(pairs), size=1)
-    impostors = Impostors(*(rounded(getattr(curve, f.name)) for f in fields(Impostors)))
+    groups = group_rates(args.pack, data, embed, held, found.threshold, args)
     training: dict[str, Json] = {
         "data": dict(DATA) if args.house else args.data,
         "pictures": int((~held & data.keep).sum()),
@@ -263,23 +176,11 @@ def main(argv: list[str]) -> int:
         "excluded": EXCLUDED if args.house else "",
         "commit": commit(),
     }
-    ir = args.model.with_suffix(".xml")
-    card = ModelCard(
-        name=args.model.stem,
-        task="embedding",
-        path=args.model,
-        digest=digest(args.model),
-        size=len(embed(np.asarray(data.images[:1]))[0]),
-        threshold=Threshold(round(float(threshold), 4), "card"),
-        derivation=f"cosine at FAR {far:.0e} over {pairs:,} impostor pairs of {people} "
-        f"held-out training identities{unprotected(groups)}",
-        input=InputSpec("image", size=(112, 112)),
-        outputs={"embedding": "embedding", "norm": "norm"},
-        alignment="arcface-112",
-        license=LICENCE if args.house else args.terms,
-        impostors=impostors,
+    card = card_of(
+        args.model,
+        found,
         groups=groups,
-        variants={"openvino": FileRef(ir, digest(ir))} if ir.exists() else {},
+        license=LICENCE if args.house else args.terms,
         about={
             "bytes": args.model.stat().st_size,
             "precision": args.precision,

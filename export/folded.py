@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.networks.mobilefacenet import Bottleneck, ConvBN, Head, MeshBlock, MobileFaceNet
+from export.prelu import split
 
 Array = NDArray[np.float32]
-# PReLU slopes closer to 1 than this are moved that far away: `absorb` divides by the distance.
-NEAREST = 2.0**-10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,30 +155,23 @@ def _divided(layer: Layer, factor: Array) -> Array:
 
 
 def absorb(layers: list[Layer]) -> tuple[list[Layer], dict[str, Array]]:
-    """The chain with every hidden PReLU written as relu(y) + b·y, and b (o,) by layer name.
-
-    With y' = (1 − a)·y, prelu(y) = relu(y') + a/(1 − a)·y' where a < 1, and the negative of
-    prelu(y) = relu(y') + 1/(a − 1)·y' where a > 1: the factor goes into the layer's own weights,
-    the sign into the next one's. Other layers keep their slope; ReLU needs no rewrite.
+    """The chain with every hidden PReLU written as relu(y) + b·y (`prelu.split`), and b (o,) by
+    layer name: the factor goes into the layer's own weights, its sign into the next one's. Other
+    layers keep their slope; ReLU needs no rewrite.
     """
     out, linear = list(layers), {}
     for i in hidden(layers):
         slope = layers[i].slope
         if slope is None or not slope.any():
             continue
-        distance = 1.0 - slope.astype(np.float64)
-        near = np.abs(distance) < NEAREST
-        distance = np.where(near, np.where(distance < 0, -NEAREST, NEAREST), distance)
-        b = np.where(distance > 0, (1.0 - distance) / distance, -1.0 / distance)
+        factor, b = split(slope)
         one, after = out[i], out[i + 1]
         out[i] = replace(
             one,
-            weight=(one.weight * distance[:, None, None, None]).astype(np.float32),
-            bias=(one.bias * distance).astype(np.float32),
+            weight=(one.weight * factor[:, None, None, None]).astype(np.float32),
+            bias=(one.bias * factor).astype(np.float32),
             slope=None,
         )
-        out[i + 1] = replace(
-            after, weight=_divided(after, np.where(distance > 0, 1, -1).astype(np.float32))
-        )
+        out[i + 1] = replace(after, weight=_divided(after, np.sign(factor).astype(np.float32)))
         linear[one.name] = b.astype(np.float32)
     return out, linear

@@ -28,7 +28,6 @@ import torch
 from edgeface.embed import DEFAULT
 from edgeface.metrics import Interval, tar_at_far
 from edgeface.models import FileRef, FusionSpec, digest, load_card, write_card
-from export.card import rounded
 from export.data import open_pack
 from export.fusion_network import CENTRES, EDGE, WIDTH, Fusion, looks, train
 from export.fusion_onnx import readout_graph, update_graph
@@ -50,6 +49,7 @@ from export.fusion_sets import (
 )
 from export.protocols.clips import CLIPS, FRAMES, Describer, Features, describe
 from export.protocols.intervals import interval
+from export.threshold import rounded
 
 
 def gain(one: list[Floats], other: list[Floats], sets: list[Sets], good: Floats) -> Interval:

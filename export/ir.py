@@ -18,7 +18,8 @@ from openvino import opset13 as op
 
 from edgeface.models import parts
 from export.folded import Layer
-from export.simulated import CENTRE, LEVELS, UNIT, SimulatedInt8
+from export.rounding import LEVELS
+from export.simulated import CENTRE, UNIT, SimulatedInt8
 
 PREFERENCE = "cpu:jit_avx512"
 ATTRIBUTE = f'<attribute name="primitives_priority" version="0" value="{PREFERENCE}"/>'

@@ -10,38 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeface.runtime import Runtime, open_session
+from export.gate import BUDGETS, ROUNDING, by_file, runtimes
 from export.protocols.lfw import read_lfw, verify
 from export.teachers import to_input
 from export.to_onnx import load_network
 from export.training import as_tensor
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Least mean and worst cosine; most LFW accuracy and TAR lost, in points."""
-
-    mean: float
-    worst: float
-    lfw: float
-    tar: float
-
-
-# Changes are differences of sums of floats: one that equals its budget must not miss it.
-ROUNDING = 1e-9
-BUDGETS = {
-    "float": Budget(0.99999, 0.9999, 0.02, 0.1),
-    "int8": Budget(0.995, 0.98, 0.15, 1.5),
-}
 
 
 def by_checkpoint(path: Path, images: NDArray[np.uint8]) -> Floats:
@@ -53,20 +34,6 @@ def by_checkpoint(path: Path, images: NDArray[np.uint8]) -> Floats:
     out = np.concatenate(rows)
     unit: Floats = out / np.linalg.norm(out, axis=1, keepdims=True)
     return unit
-
-
-def by_file(path: Path, runtime: Runtime, images: NDArray[np.uint8], batch: int) -> Floats:
-    """Embeddings by a file; the last batch may be shorter."""
-    session = open_session(path, runtime=runtime, threads=2)
-    rows = [
-        session.run({"image": to_input(images[i : i + batch])})["embedding"]
-        for i in range(0, len(images), batch)
-    ]
-    return np.concatenate(rows)
-
-
-def runtimes(path: Path) -> tuple[Runtime, ...]:
-    return ("openvino",) if path.suffix == ".xml" else ("onnxruntime", "openvino")
 
 
 def compare(

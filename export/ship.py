@@ -8,8 +8,8 @@ it was; another checkpoint or other options begin anew. Nothing shipped changes 
 passed. A file that tells held-out people apart worse than what it would replace is refused: TAR at
 FAR 1e-4 on families, or on people where the pack has no families, that no training sees.
 
-Afterwards, in a commit of its own: `python -m export report` and the benches of bench/reports,
-which take figures of clean commits only.
+Afterwards, in a commit of its own: `python -m export report`, which also brings LFW's figures into
+the cards, and the benches of bench/reports, which take figures of clean commits only.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edgeface.atomic import replacing
 from edgeface.embed import DEFAULT
 from edgeface.errors import EdgefaceError
-from edgeface.models import WEIGHTS, ModelCard, digest, parts, read_card
+from edgeface.models import WEIGHTS, digest
 from export.card import fastest
 from export.data import open_pack
-from export.heldout import SMALL, Watch, watch_of
+from export.heldout import SMALL, watch_of
+from export.placing import install
 from export.protocols.embedders import open_embedder
+from export.protocols.families import People
 from export.protocols.pictures import shrink_all
 
-MOST = 2000  # held-out pictures of a kind
+MOST = 1000  # held-out pictures that files are compared on
 PRECISIONS = {
     "": "fp32 arithmetic, fp16 weights",
     "-int8": "int8 weights per channel, uint8 maps",
@@ -39,15 +40,14 @@ PRECISIONS = {
 Step = tuple[str, Callable[[], None]]
 
 
-def tars(watch: Watch, model: Path) -> dict[str, float]:
-    """TAR of a file on held-out people, by set, size of the probe and FAR."""
+def tars(name: str, people: People, model: Path) -> dict[str, float]:
+    """TAR of a file on the held-out people called `name`, by size of the probe and FAR."""
     embed, found = open_embedder(model), dict[str, float]()
-    for name, people in watch.people.items():
-        clean = embed(people.images)
-        for size in (None, *SMALL):
-            probes = clean if size is None else embed(shrink_all(people.images, size))
-            key = name if size is None else f"{name}.px{size}"
-            found |= {f"{key}.{k}": round(v, 4) for k, v in people.tar(clean, probes).items()}
+    clean = embed(people.images)
+    for size in (None, *SMALL):
+        probes = clean if size is None else embed(shrink_all(people.images, size))
+        key = name if size is None else f"{name}.px{size}"
+        found |= {f"{key}.{k}": round(v, 4) for k, v in people.tar(clean, probes).items()}
     return found
 
 
@@ -60,12 +60,13 @@ def compare(work: Path, shipped: Path, names: Sequence[str], pack: Path) -> dict
     watch = watch_of(open_pack(pack), MOST)
     if not watch.people:
         raise EdgefaceError(f"{pack} holds nobody back: give a pack of more people or families")
-    judge, gains, worse = next(iter(watch.people)), dict[str, float](), []
+    (judge, people), *_ = watch.people.items()
+    gains, worse = dict[str, float](), []
     for name in names:
         old, new = (fastest(folder / f"{name}.onnx") for folder in (shipped, work))
         if not old.exists():
             continue
-        before, after = tars(watch, old), tars(watch, new)
+        before, after = tars(judge, people, old), tars(judge, people, new)
         for key, value in after.items():
             print(f"ship: {name} {key} {before[key]:.4f} → {value:.4f}", file=sys.stderr)
             gains[f"{name}.{key}"] = round(value - before[key], 4)
@@ -78,30 +79,6 @@ def compare(work: Path, shipped: Path, names: Sequence[str], pack: Path) -> dict
             "or say --worse-too"
         )
     return gains
-
-
-def install(work: Path, target: Path, names: Sequence[str]) -> None:
-    """Put the files of the models into `target`, each as a whole and the card last; files of the
-    cards there before that the new ones do not name are removed."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        old = target / f"{name}.json"
-        before = set(_files(read_card(old))) if old.exists() else set()
-        new = [file.relative_to(work) for file in _files(read_card(work / old.name))]
-        for file in (*new, Path(old.name)):
-            with replacing(target / file) as stream:
-                stream.write((work / file).read_bytes())
-            (target / file).chmod(0o644)
-        for file in before - {target / file for file in new}:
-            file.unlink(missing_ok=True)
-
-
-def _files(card: ModelCard) -> Iterator[Path]:
-    """Every file that ships with a card, but itself."""
-    for file in card.files():
-        yield from parts(file.path)
-    if (cohort := card.path.with_suffix(".cohort.npz")).exists():
-        yield cohort
 
 
 def verb(*words: object) -> Callable[[], None]:
@@ -145,7 +122,7 @@ def plan(args: argparse.Namespace) -> list[Step]:
         steps += [
             (
                 f"card{suffix}",
-                verb("card", file, "--pack", pack, "--lfw", args.lfw, *about, *known, *told),
+                verb("card", file, "--pack", pack, *about, *known, *told),
             ),
             (
                 f"cohort{suffix}",

@@ -8,7 +8,6 @@ same place by the graphs of `quantize`.
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.folded import Layer, hidden, rescale
+from export.rounding import LEVELS, range_of, weight_scale
 
 Images = NDArray[np.uint8]
 # The input in steps: (x − 128) / 127.5, which uint8 holds exactly; the half step to the network's
 # own (x − 127.5) / 127.5 is in the first layer's bias.
 CENTRE, UNIT = 128.0, 127.5
-LEVELS = 255
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, layer: Layer) -> Tensor:
@@ -45,39 +44,6 @@ def activate(x: Tensor, slope: Tensor | None) -> Tensor:
 def rounded(x: Tensor) -> Tensor:
     """Nearest integer, the gradient passed straight through."""
     return x + (x.round() - x).detach()
-
-
-def weight_scale(weight: Tensor) -> Tensor:
-    """int8 step of every output channel (o, 1, 1, 1), the one with the least squared error of a few
-    between 70 and 100 % of the largest weight."""
-    flat = weight.detach().flatten(1)
-    best = torch.full((len(flat),), torch.inf)
-    scale = torch.ones(len(flat))
-    top = flat.abs().amax(1).clamp(min=1e-8) / 127
-    for part in np.linspace(0.7, 1.0, 16):
-        step = top * float(part)
-        error = (flat - (flat / step[:, None]).round().clamp(-127, 127) * step[:, None]).square()
-        better = error.sum(1) < best
-        best, scale = torch.where(better, error.sum(1), best), torch.where(better, step, scale)
-    return scale.view(-1, 1, 1, 1)
-
-
-def range_of(parts: list[Tensor], *, samples: int = 200_000) -> tuple[float, float]:
-    """(scale, zero point) of a uint8 map seen in `parts`: of the observed range and some that cut
-    off a tenth of either end, the one with the least squared error: more costs rare faces."""
-    low = min(0.0, *(part.min().item() for part in parts))
-    high = max(0.0, *(part.max().item() for part in parts))
-    stride = max(1, sum(part.numel() for part in parts) // samples)
-    some = torch.cat([part.flatten()[::stride] for part in parts])
-    best, chosen = math.inf, (1.0, 0.0)
-    for cut_low, cut_high in itertools.product((1.0, 0.9), repeat=2):
-        scale = max((high * cut_high - low * cut_low) / LEVELS, 1e-8)
-        zero = float(min(max(round(-low * cut_low / scale), 0), LEVELS))
-        q = ((some / scale).round() + zero).clamp(0, LEVELS)
-        error = ((q - zero) * scale - some).square().mean().item()
-        if error < best:
-            best, chosen = error, (scale, zero)
-    return chosen
 
 
 class SimulatedInt8(nn.Module):
@@ -107,7 +73,10 @@ class SimulatedInt8(nn.Module):
         self.zero: Tensor
         self.register_buffer("zero", torch.zeros(2, len(layers)))
         self.weight_steps = nn.ParameterList(
-            [nn.Parameter(weight_scale(w), requires_grad=False) for w in self.weights]
+            [
+                nn.Parameter(torch.from_numpy(weight_scale(x.weight)), requires_grad=False)
+                for x in layers
+            ]
         )
 
     def slope(self, i: int) -> Tensor | None:
@@ -141,7 +110,7 @@ class SimulatedInt8(nn.Module):
         return x.flatten(1)
 
     def set_range(self, parts: list[Tensor], i: int, *, branch: bool = False) -> None:
-        scale, self.zero[int(branch), i] = range_of(parts)
+        scale, self.zero[int(branch), i] = range_of([part.numpy() for part in parts])
         self.log_scale[int(branch), i] = math.log(scale)
 
     def tuned(self) -> list[Layer]:

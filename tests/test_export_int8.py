@@ -10,7 +10,7 @@ pytest.importorskip("openvino")
 from test_export_onnx import SMALL, network, pictures  # noqa: E402, F401
 
 from edgeface.runtime import open_session  # noqa: E402
-from export import simulated  # noqa: E402
+from export import rounding, simulated  # noqa: E402
 from export.folded import absorb, fold_network, hidden, rescale  # noqa: E402
 from export.ir import PREFERENCE, save, to_ir  # noqa: E402
 from export.networks.mobilefacenet import MobileFaceNet  # noqa: E402
@@ -84,18 +84,20 @@ def test_rescaling_and_equalising_change_nothing_but_the_ranges(network):  # noq
 
 
 def test_the_range_holds_every_value_when_nothing_sticks_out():
-    values = torch.linspace(-1, 3, 1000)
-    scale, zero = simulated.range_of([values[:400], values[400:]])
+    values = np.linspace(-1, 3, 1000, dtype=np.float32)
+    scale, zero = rounding.range_of([values[:400], values[400:]])
     assert scale == pytest.approx(4 / 255, rel=0.02)
     assert -zero * scale == pytest.approx(-1, abs=0.03)
 
 
-def test_weight_steps_are_per_channel_and_never_coarser_than_the_largest_weight():
-    weight = torch.randn(5, 3, 3, 3) * torch.tensor([1.0, 10, 100, 0.1, 1]).view(-1, 1, 1, 1)
-    step = simulated.weight_scale(weight).flatten()
-    assert (step <= weight.flatten(1).abs().amax(1) / 127 * 1.0001).all()
-    error = ((weight / step.view(-1, 1, 1, 1)).round() * step.view(-1, 1, 1, 1) - weight).abs()
-    assert (error.flatten(1).mean(1) < step).all()
+def test_weight_steps_are_per_channel_and_never_coarser_than_the_largest_weight(rng):
+    weight = rng.normal(size=(5, 3, 3, 3)) * np.array([1.0, 10, 100, 0.1, 1]).reshape(-1, 1, 1, 1)
+    weight = weight.astype(np.float32)
+    step = rounding.weight_scale(weight)
+    assert step.shape == (5, 1, 1, 1)
+    assert (step.ravel() <= np.abs(weight).reshape(5, -1).max(1) / 127 * 1.0001).all()
+    error = np.abs(np.round(weight / step) * step - weight)
+    assert (error.reshape(5, -1).mean(1) < step.ravel()).all()
 
 
 @pytest.fixture

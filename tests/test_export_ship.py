@@ -19,11 +19,12 @@ from edgeface.cohort import Cohort  # noqa: E402
 from edgeface.embed import Embedder  # noqa: E402
 from edgeface.errors import EdgefaceError  # noqa: E402
 from edgeface.models import FileRef, FusionSpec, digest, load_card, read_card, write_card  # noqa: E402
-from export import parity, ship  # noqa: E402
-from export.card import held_out_pairs, small_probe_tar  # noqa: E402
+from export import gate, ship  # noqa: E402
 from export.data import Crop, Pack, open_pack, pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
+from export.placing import install  # noqa: E402
 from export.teachers import to_input  # noqa: E402
+from export.threshold import held_out_pairs, small_probe_tar  # noqa: E402
 from export.to_onnx import load_network, to_onnx  # noqa: E402
 from export.training import save  # noqa: E402
 
@@ -77,7 +78,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mobilefacenet.SPECS, "tiny", TINY)
         # Forty pairs of patterns: one that changes sides is 2.5 %.
-        patch.setitem(parity.BUDGETS, "int8", parity.Budget(0.99, 0.95, 10.0, 60.0))
+        patch.setitem(gate.BUDGETS, "int8", gate.Budget(0.99, 0.95, 10.0, 60.0))
         network = trained(np.load(folder / "pack.npy")[:64], 9)
         save(folder / "end.pt", network="tiny", phase="end", step=7, student=network.state_dict())
         words = [str(folder / "end.pt"), "--name", "tiny", "--pack", str(folder / "pack"),
@@ -139,13 +140,13 @@ def test_what_tells_held_out_people_apart_worse_is_not_shipped(made):
         ship.compare(work, target, ["tiny"], folder / "pack")
     gains = ship.compare(target, work, ["tiny"], folder / "pack")
     assert gains["tiny.kin.tar1e-4"] > 0
-    assert {"tiny.kin.px24.tar1e-3", "tiny.people.tar1e-4"} <= gains.keys()
+    assert {"tiny.kin.px24.tar1e-3", "tiny.kin.px16.tar1e-4"} <= gains.keys()
     assert ship.compare(work, folder / "nothing", ["tiny"], folder / "pack") == {}
 
 
 def test_a_missed_budget_leaves_the_weights_alone(made, monkeypatch):
     folder, words = made
-    monkeypatch.setitem(parity.BUDGETS, "int8", parity.Budget(1.1, 1.1, 0.0, 0.0))
+    monkeypatch.setitem(gate.BUDGETS, "int8", gate.Budget(1.1, 1.1, 0.0, 0.0))
     target = folder / "untouched"
     words[words.index("--out") + 1] = str(target)
     with pytest.raises(EdgefaceError, match=r"parity .* failed with exit code 1"):
@@ -158,13 +159,13 @@ def test_files_that_the_new_card_does_not_name_go(made, tmp_path):
     folder, _ = made
     source = folder / "weights"
     target, work = tmp_path / "target", tmp_path / "work"
-    ship.install(source, target, ["tiny"])
+    install(source, target, ["tiny"])
     for part in ("update", "readout"):
         (target / f"tiny.{part}.onnx").write_bytes(part.encode())
     one, two = (target / f"tiny.{part}.onnx" for part in ("update", "readout"))
     spec = FusionSpec(4, 8, FileRef(one, digest(one)), FileRef(two, digest(two)))
     write_card(replace(read_card(target / "tiny.json"), fusion=spec))
-    ship.install(source, target, ["tiny"])
+    install(source, target, ["tiny"])
     assert {f.name for f in target.iterdir()} == {"tiny.onnx", "tiny.json", "tiny.cohort.npz"}
     assert not work.exists()
 

@@ -250,7 +250,7 @@ def test_a_card_from_too_few_people_is_refused(people, tmp_path):
     assert run(small, tmp_path, "--epochs", "1") == 0
     checkpoint, pack = str(tmp_path / "embedder.pt"), str(tmp_path / "pack")
     assert to_onnx.main([checkpoint, "--out", str(tmp_path / "m.onnx")]) == 0
-    with pytest.raises(EdgefaceError, match="3 people were held out of training, 4 are"):
+    with pytest.raises(EdgefaceError, match="3 people are held-out training identities, 4 are"):
         card.main([str(tmp_path / "m.onnx"), "--pack", pack])
     assert not (tmp_path / "m.json").exists()
 
