@@ -33,6 +33,8 @@ def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
         total = "SELECT (SELECT count(*) FROM crop), (SELECT count(*) FROM appearance), " \
                 "(SELECT count(*) FROM event)"  # fmt: skip
         (before,) = execute(total)
+        # Left behind by a process that was killed.
+        execute("UPDATE appearance SET ended = 1 WHERE NOT ended AND last < ?", (now - DAY,))
         if rules.crops is not None:
             execute("DELETE FROM crop WHERE at < ?", (now - DAY * rules.crops,))
         for days, test in ((rules.known, "IN"), (rules.strangers, "NOT IN")):

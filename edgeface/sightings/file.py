@@ -35,6 +35,7 @@ CREATE TABLE appearance (
     given INTEGER, given_by INTEGER, status TEXT NOT NULL, similarity REAL,
     threshold REAL NOT NULL, origin TEXT NOT NULL, template BLOB, weight REAL NOT NULL,
     faces INTEGER NOT NULL, ended INTEGER NOT NULL DEFAULT 0, UNIQUE (run, track));
+CREATE INDEX appearance_living ON appearance (id) WHERE NOT ended;
 CREATE INDEX appearance_last ON appearance (last, id);
 CREATE INDEX appearance_who ON appearance (coalesce(given, person), last);
 CREATE TABLE crop (
@@ -49,7 +50,12 @@ CREATE TABLE moved (
     appearance INTEGER NOT NULL REFERENCES appearance (id) ON DELETE CASCADE,
     given INTEGER, given_by INTEGER, PRIMARY KEY (change, appearance));
 CREATE INDEX moved_appearance ON moved (appearance);
-"""
+INSERT INTO about VALUES ('erased', '0')"""
+# Counts erased appearances, for what is kept of them in memory.
+TRIGGER = """
+CREATE TRIGGER appearance_erased AFTER DELETE ON appearance BEGIN
+    UPDATE about SET value = value + 1 WHERE key = 'erased';
+END"""
 
 
 class Execute(Protocol):
@@ -91,7 +97,7 @@ class File:
             with self.write() as execute:
                 ((version,),) = execute("PRAGMA user_version")
                 if not version:  # another process may have been faster
-                    for statement in filter(str.strip, SCHEMA.split(";")):
+                    for statement in (*filter(str.strip, SCHEMA.split(";")), TRIGGER):
                         execute(statement)
                     execute(f"PRAGMA user_version={VERSION}")
                     execute(f"PRAGMA application_id={APPLICATION}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from edgeface.sightings.store import Sightings
 
 TAIL = 20_000  # templates scored as they are until they are quantised with the others
-_READ = "SELECT id, run, track, template FROM appearance"
+_READ = "SELECT id, run, track, template, ended FROM appearance"
 
 
 class Recall:
@@ -28,6 +29,8 @@ class Recall:
         self._ids = np.empty(0, np.int64)
         self._exact = np.empty((0, store.gallery.size), np.float16)
         self._bulk: QuantizedRows | None = None  # of the first rows of `_exact`
+        self._top, self._living = 0, list[int]()  # the newest id read; tracks that were there
+        self._erased: str | None = None  # the count of erased rows when it was read
 
     def search(self, embedding: Array, threshold: float, k: int) -> list[tuple[int, float]]:
         """Id and cosine of the `k` most similar templates, from `threshold` on, best first."""
@@ -45,27 +48,26 @@ class Recall:
 
     def _load(self) -> tuple[list[int], Array]:
         """Take in what has come and gone; returns the tracks that are still there."""
-        last = int(self._ids[-1]) if len(self._ids) else 0
         with self._store.file.read() as execute:
-            ((there,),) = execute(
-                "SELECT count(*) FROM appearance WHERE ended AND template IS NOT NULL AND id <= ?",
-                (last,),
+            ((erased,),) = execute("SELECT value FROM about WHERE key = 'erased'")
+            if erased != self._erased:
+                self._ids, self._exact, self._bulk = self._ids[:0], self._exact[:0], None
+                self._top, self._living, self._erased = 0, [], erased
+            rows = execute(f"{_READ} WHERE id > ? ORDER BY id", (self._top,))
+            rows += execute(
+                f"{_READ} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id",
+                (json.dumps(self._living),),
             )
-            if there != len(self._ids):  # some were erased, or ended late: begin anew
-                self._ids, self._exact = self._ids[:0], self._exact[:0]
-                self._bulk, last = None, 0
-            new = execute(
-                f"{_READ} WHERE ended AND template IS NOT NULL AND id > ? ORDER BY id", (last,)
-            )
-            living = execute(f"{_READ} WHERE NOT ended")
-        if new:
-            ids, rows = self._store.templates(new)
+        self._top = max([self._top, *(row[0] for row in rows)])
+        self._living = [row[0] for row in rows if not row[4]]
+        ids, new = self._store.templates(row[:4] for row in rows if row[4])
+        if ids:
             self._ids = np.concatenate([self._ids, np.array(ids, np.int64)])
-            self._exact = np.concatenate([self._exact, rows.astype(np.float16)])
+            self._exact = np.concatenate([self._exact, new.astype(np.float16)])
         bulk = 0 if self._bulk is None else len(self._bulk)
         if len(self._ids) - bulk > TAIL:
             self._bulk = quantize(self._exact)
-        return self._store.templates(living)
+        return self._store.templates(row[:4] for row in rows if not row[4])
 
 
 def _best(
