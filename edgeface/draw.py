@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -57,6 +58,20 @@ def _label(
     cv2.rectangle(canvas, (x, y - tall - base - 2), (x + width + 4, y), colour, cv2.FILLED)
     white, at = (255, 255, 255), (x + 2, y - base)
     cv2.putText(canvas, shown, at, cv2.FONT_HERSHEY_SIMPLEX, scale, white, 1, cv2.LINE_AA)
+
+
+def sheet(pictures: Sequence[Image], side: int = 128) -> Image:
+    """Pictures (H, W, 3) uint8 BGR side by side, each fitted into a square of `side` px, in a grid
+    that is about as wide as it is high."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = -(-len(pictures) // max(1, columns))
+    canvas = np.full((rows * side, columns * side, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        ratio = side / max(picture.shape[:2])
+        size = [max(1, round(n * ratio)) for n in picture.shape[1::-1]]
+        top, left = i // columns * side, i % columns * side
+        canvas[top : top + size[1], left : left + size[0]] = cv2.resize(picture, size)
+    return canvas
 
 
 def check_display() -> None:

@@ -27,6 +27,7 @@ from edgeface.errors import ArgumentError
 
 if TYPE_CHECKING:
     from edgeface.identify import Identifier
+    from edgeface.sightings import Recorder
     from edgeface.trace import Trace
     from edgeface.types import Event, Frame, Sighting
 
@@ -56,6 +57,9 @@ def identify(
         bool,
         typer.Option("--learn", help="Let the gallery learn: strangers become numbered people."),
     ] = False,
+    keep: Annotated[
+        bool, typer.Option("--sightings", help="Keep who was there beside the gallery.")
+    ] = False,
     submodels: Annotated[
         Path | None, typer.Option(help="Submodel bank for faces the gallery does not know.")
     ] = None,
@@ -79,9 +83,12 @@ def identify(
             "--every": every != 1,
             "--retries": retries is not None,
             "--learn": learn,
+            "--sightings": keep,
         }
         if unused := [option for option, given in of_video.items() if given]:
             raise ArgumentError(f"{', '.join(unused)}: only for a video; use --video SOURCE")
+    if keep and gallery is None:
+        raise ArgumentError("--sightings are kept beside a gallery: name one with --gallery")
     if gallery is not None and not learn:  # who learns may begin with nobody
         existing(gallery)
     if display:
@@ -97,7 +104,7 @@ def identify(
             print_rows(rows, as_json, columns=("picture", "status", "name", "similarity", "box"))
             passed.finish()
         elif source is not None:
-            _watch(identifier, source, out, plot, display, every, retries, as_json)
+            _watch(identifier, source, out, plot, display, every, retries, keep, as_json)
 
 
 def _faces(
@@ -131,6 +138,7 @@ def _watch(
     display: bool,
     every: int,
     retries: int | None,
+    keep: bool,
     as_json: bool,
 ) -> None:
     from edgeface import draw, video
@@ -145,7 +153,8 @@ def _watch(
         raise ArgumentError(f"--retries is for cameras and streams; {source} is read once")
     fps = LIVE_FPS if live else video.rate(source)
     with ExitStack() as stack:
-        sinks = stack.enter_context(Sinks([Overlay(out, fps)] if out else []))
+        kept = [_recorder(identifier, stack)] if keep else []
+        sinks = stack.enter_context(Sinks([*kept, *([Overlay(out, fps)] if out else [])]))
         stop = stack.enter_context(Stop())
         line = stack.enter_context(Progress("frames", video.length(source) // every))
 
@@ -174,6 +183,13 @@ def _watch(
         raise typer.Exit(ENVIRONMENT)
     if stop.signal is not None and not live:  # a camera has no other end, of a file the rest lacks
         raise typer.Exit(128 + stop.signal)
+
+
+def _recorder(identifier: Identifier, stack: ExitStack) -> Recorder:
+    """A sink that keeps who was there, first in line: what is printed is then in the log."""
+    from edgeface.sightings import Recorder, Sightings
+
+    return Recorder(stack.enter_context(Sightings.open(identifier.gallery)))
 
 
 def _draw(identifier: Identifier, trace: Trace, path: Path) -> None:

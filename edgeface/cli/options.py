@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -48,6 +49,15 @@ def existing(gallery: str) -> str:
             "edgeface enroll GALLERY NAME PICTURE…"
         )
     return gallery
+
+
+def seconds(span: str, option: str) -> float:
+    """A span of time such as 30d, in seconds; `option` is named in the error."""
+    units = {"h": 3600, "d": 86400, "w": 604800}
+    found = re.fullmatch(r"(\d{1,6})([hdw])", span.strip().lower())
+    if found is None:
+        raise ArgumentError(f"{option} is {span!r}; use hours, days or weeks: 12h, 30d, 2w")
+    return float(found[1]) * units[found[2]]
 
 
 @contextmanager

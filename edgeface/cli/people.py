@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import datetime
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeface.cli.options import GalleryFile, existing
+from edgeface.cli.options import GalleryFile, existing, seconds
 from edgeface.cli.output import Json, print_rows, say
+from edgeface.cli.sightings import erase_forgotten, show
 from edgeface.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -65,19 +65,46 @@ def forget(
 ) -> None:
     """Erase a person or strangers, for good.
 
-    The bytes in the file are erased as well.
+    The bytes in the file are erased as well, and what cameras kept of them.
     """
     if (name is None) != strangers:
         raise ArgumentError("give either the name of a person or --strangers")
     if older_than is not None and not strangers:
         raise ArgumentError("--older-than goes with --strangers; a person is forgotten by name")
-    age = None if older_than is None else _seconds(older_than)
+    age = None if older_than is None else seconds(older_than, "--older-than")
     with _store(gallery) as store:
         if name is not None:
             store.forget(name)
-            return
-        count = store.forget_strangers(None if age is None else time.time() - age)
-    say(f"strangers forgotten: {count}")
+        else:
+            count = store.forget_strangers(None if age is None else time.time() - age)
+        erase_forgotten(store)
+    if strangers:
+        say(f"strangers forgotten: {count}")
+
+
+@people.command()
+def ignore(
+    gallery: GalleryFile,
+    name: str,
+    off: Annotated[bool, typer.Option("--off", help="Heed them again.")] = False,
+) -> None:
+    """Recognise a person without ever calling it a match."""
+    with _store(gallery) as store:
+        say(f"{name} is {store.ignore(name, not off).kind} now")
+
+
+@people.command()
+def group(
+    gallery: GalleryFile,
+    name: str,
+    group: Annotated[str | None, typer.Argument(help="Such as family; none without it.")] = None,
+) -> None:
+    """Put a person into a group, or into none."""
+    with _store(gallery) as store:
+        store.set_group(name, group)
+
+
+people.command()(show)
 
 
 @people.command()
@@ -221,20 +248,6 @@ def undo(
     """Take back one change."""
     with _store(gallery) as store:
         say(f"took back {store.undo(entry).action}")
-
-
-def _local(seconds: float) -> str:
-    """A Unix time as local time with its offset, ISO 8601."""
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
-
-
-def _seconds(span: str) -> float:
-    """A span of time such as 30d, in seconds."""
-    units = {"h": 3600, "d": 86400, "w": 604800}
-    found = re.fullmatch(r"(\d{1,6})([hdw])", span.strip().lower())
-    if found is None:
-        raise ArgumentError(f"--older-than is {span!r}; use hours, days or weeks: 12h, 30d, 2w")
-    return float(found[1]) * units[found[2]]
 
 
 def _is_parquet(file: Path) -> bool:
