@@ -2,11 +2,13 @@
 
 Synthetic people, ten pictures each: anisotropic centres, pictures at cosine 0.8 +- 0.06 to them;
 probes are further pictures of the same people. Recall is against a full scan: the share of probes
-for which the gallery's best similarity is the best there is. Searches of the gallery and of bare
-hnswlib (the same graph, the same number of candidates) alternate, one probe at a time,
-and in batches of 64. `open_s` has the index beside the file, `open_cold_s` has not; then a sketch
-answers until the graph is built (`cold_*`). Both are of a process that does nothing else, and
-`peak_memory_mib` is what that process took at most to open the gallery and to search it.
+for which the gallery's best similarity is the best there is. Searches of the gallery, of bare
+hnswlib (the same graph, the same number of candidates) and of faiss alternate, one probe at a time,
+and in batches of 64; each goes through the probes in an order of its own, as what one has just
+looked at is in the cache for the next. `insert_ms` is one picture and one commit, `bulk_insert_ms`
+one of 200 in `Gallery.batch`. `open_s` has the index beside the file, `open_cold_s` has not; then
+a sketch answers until the graph is built (`cold_*`). Both are of a process that does nothing else,
+and `peak_memory_mib` is what that process took at most to open the gallery and to search it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +95,16 @@ def table(rows: Array) -> Table:
 
 
 def alternate(probes: Array, calls: dict[str, Callable[[Array], Any]]) -> dict[str, float]:
-    """Median seconds of each call on one probe, the calls taking turns."""
+    """Median seconds of each call on one probe: the calls take turns in any order, and each goes
+    through the probes in its own."""
     times: dict[str, list[float]] = {name: [] for name in calls}
+    rng = np.random.default_rng(0)
+    places = {name: rng.permutation(len(probes)) for name in calls}
     for i in range(len(probes)):
-        for name, call in calls.items():
+        for name in rng.permutation(list(calls)).tolist():
+            probe = probes[places[name][i]][None]
             start = time.perf_counter()
-            call(probes[i : i + 1])
+            calls[name](probe)
             times[name].append(time.perf_counter() - start)
     return {name: float(np.median(t)) for name, t in times.items()}
 
@@ -119,19 +126,23 @@ def measure(folder: Path, n: int, size: int, peers: bool) -> dict[str, float | s
     gallery.settle()
     result["index_ms_each"] = 1e3 * (time.perf_counter() - start) / n
     cache = next(folder.glob("bench.gallery-index-*"), None)
-    result |= searching(gallery, rows, probes, truth, cache)
+    found = rivals(rows, probes, truth) if peers else {}
+    result |= searching(gallery, rows, probes, truth, cache, found)
     start = time.perf_counter()
     for i in range(20):
         gallery.enroll(f"newcomer {i}", probes[i])
     result["insert_ms"] = 1e3 * (time.perf_counter() - start) / 20
-    for _ in range(20):
+    start = time.perf_counter()
+    with gallery.batch():
+        for i in range(200):
+            gallery.enroll(f"one of many {i}", probes[20 + i])
+    result["bulk_insert_ms"] = 1e3 * (time.perf_counter() - start) / 200
+    for _ in range(220):
         gallery.undo()
     gallery.close()
     result["bytes_per_template"] = path.stat().st_size / n
     result["index_bytes_per_template"] = cache.stat().st_size / n if cache else 0.0
     result |= opening(path, cache, probes, truth)
-    if peers:
-        result |= rivals(rows, probes, truth, folder)
     return result
 
 
@@ -157,9 +168,14 @@ def bare_graph(rows: Array, cache: Path | None) -> tuple[Any, float]:
 
 
 def searching(
-    gallery: Gallery, rows: Array, probes: Array, truth: Array, cache: Path | None
+    gallery: Gallery,
+    rows: Array,
+    probes: Array,
+    truth: Array,
+    cache: Path | None,
+    others: dict[str, Rival | None],
 ) -> dict[str, float | str | None]:
-    """Recall and time of the gallery and of bare hnswlib."""
+    """Recall and time of the gallery, of bare hnswlib and of other libraries."""
     bare, built = bare_graph(rows, cache)
     take = 4 * K  # what the gallery asks for to name five people
     found = gallery.search_many(probes, K)
@@ -169,6 +185,7 @@ def searching(
         {
             "gallery": lambda p: gallery.search(p[0], K),
             "hnswlib": lambda p: bare.knn_query(p, take),
+            **{name: rival.search for name, rival in others.items() if rival is not None},
         },
     )
     many = alternate(
@@ -178,7 +195,16 @@ def searching(
             "hnswlib": lambda i: bare.knn_query(probes[64 * int(i[0] % 15) :][:64], take),
         },
     )
-    return {
+    result: dict[str, float | str | None] = {}
+    for name, rival in others.items():
+        if rival is not None:
+            result[f"{name}.insert_ms"], result[f"{name}.recall_at_1"] = (
+                rival.insert_ms,
+                rival.recall,
+            )
+            result[f"qps_ratio_to_{name}"] = one[name] / one["gallery"]
+        result[f"{name}.search_ms"] = None if rival is None else 1e3 * one[name]
+    return result | {
         "recall_at_1": strict(np.array([f[0].similarity for f in found], np.float32), truth),
         "search_ms": 1e3 * one["gallery"],
         "batch_search_ms_each": 1e3 * many["gallery"] / 64,
@@ -238,28 +264,35 @@ def open_and_search(path: Path, asked: Path) -> dict[str, float]:
     }
 
 
-def rivals(rows: Array, probes: Array, truth: Array, folder: Path) -> dict[str, float | str | None]:
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Another library's index of the same rows: `search` gives the similarities it found."""
+
+    search: Callable[[Array], Any]
+    insert_ms: float
+    recall: float
+
+
+def rivals(rows: Array, probes: Array, truth: Array) -> dict[str, Rival | None]:
     """usearch and faiss with the same graph parameters; None where one is not installed."""
-    made: dict[str, tuple[Callable[[], Any], Callable[[Any, Array], Any]]] = {
+    made: dict[str, tuple[Callable[[Array], Any], Callable[[Any, Array], Any]]] = {
         "usearch": (
-            lambda: _usearch(rows),
+            _usearch,
             lambda index, p: 1.0 - np.atleast_2d(index.search(p, 4 * K).distances)[:, 0],
         ),
-        "faiss": (lambda: _faiss(rows), lambda index, p: index.search(p, 4 * K)[0][:, 0]),
+        "faiss": (_faiss, lambda index, p: index.search(p, 4 * K)[0][:, 0]),
     }
-    result: dict[str, float | str | None] = {}
+    result: dict[str, Rival | None] = {}
     for name, (build, search) in made.items():
         try:
             importlib.import_module(name)
         except ImportError:
-            result[f"{name}.search_ms"] = None
+            result[name] = None
             continue
         start = time.perf_counter()
-        index = build()
-        result[f"{name}.insert_ms"] = 1e3 * (time.perf_counter() - start) / len(rows)
-        result[f"{name}.recall_at_1"] = strict(search(index, probes), truth)
-        one = alternate(probes[:300], {"s": functools.partial(search, index)})
-        result[f"{name}.search_ms"] = 1e3 * one["s"]
+        call = functools.partial(search, build(rows))
+        built = 1e3 * (time.perf_counter() - start) / len(rows)
+        result[name] = Rival(call, built, strict(call(probes), truth))
     return result
 
 
@@ -325,7 +358,7 @@ def churn(size: int, n: int) -> float:
 
 def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
     """Every figure, by gallery size."""
-    sizes = [2_000] if args.quick else args.sizes
+    sizes = [10_000] if args.quick else args.sizes
     result: dict[str, float | str | None] = {
         "gallery.dimensions": float(args.dimensions),
         "gallery.exact_limit": float(mirror.EXACT_LIMIT),

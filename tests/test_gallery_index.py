@@ -221,7 +221,7 @@ def test_a_waiting_writer_goes_before_new_readers() -> None:
     inside, done = threading.Event(), threading.Event()
 
     def read() -> None:
-        with lock.reading():
+        with lock:
             inside.set()
             done.wait(5)
             order.append("reader")
@@ -242,3 +242,68 @@ def test_a_waiting_writer_goes_before_new_readers() -> None:
     for thread in (reader, writer, late):
         thread.join(5)
     assert order == ["reader", "writer", "reader"]
+
+
+def test_searches_go_on_while_the_index_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes its time keeps nobody waiting who searches, also right after a change."""
+    rows = crowd(LIMIT // 2)
+    writing, go_on = threading.Event(), threading.Event()
+    save = Hnsw.save
+
+    def slow(self: Hnsw, path: Path) -> None:
+        writing.set()
+        assert go_on.wait(20)
+        save(self, path)
+
+    monkeypatch.setattr(Hnsw, "save", slow)
+    with Gallery.open(folder / "g.gallery", model=MODEL, size=SIZE) as gallery:
+        with gallery.batch():
+            for i in range(0, len(rows), 4):
+                gallery.enroll(f"p{i // 4}", rows[i : i + 4])
+        assert writing.wait(20)
+        found: list[str] = []
+        gallery._finder._seen = None  # as after a change that this search has not seen
+
+        def search() -> None:
+            found.append(gallery.search(rows[8])[0].name)
+
+        thread = threading.Thread(target=search, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert found == ["p2"]
+        go_on.set()
+        gallery.settle()
+    assert list(folder.glob("g.gallery-index-*"))
+
+
+def test_people_who_come_while_the_index_is_built_are_in_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = crowd(LIMIT)
+    begun, go_on = threading.Event(), threading.Event()
+    add = Hnsw.add
+
+    def slow(self: Hnsw, ids, new) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        add(self, ids, new)
+
+    monkeypatch.setattr(Hnsw, "add", slow)
+    with Gallery.open(folder / "g.gallery", model=MODEL, size=SIZE) as gallery:
+        with gallery.batch():
+            for i in range(0, len(rows) - 400, 4):
+                gallery.enroll(f"p{i // 4}", rows[i : i + 4])
+        assert begun.wait(20)
+        for i in range(len(rows) - 400, len(rows), 4):
+            gallery.enroll(f"p{i // 4}", rows[i : i + 4])
+        gallery.forget("p0")
+        gallery.forget(f"p{len(rows) // 4 - 1}")
+        go_on.set()
+        gallery.settle()
+        assert gallery._finder._graph is not None
+        for i in range(4, len(rows) - 4, 40):
+            assert gallery.search(rows[i])[0].name == f"p{i // 4}"
+        gone = {m.name for m in gallery.search(rows[0], 20) + gallery.search(rows[-1], 20)}
+        assert not gone & {"p0", f"p{len(rows) // 4 - 1}"}

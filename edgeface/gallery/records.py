@@ -127,8 +127,11 @@ def unit_rows(embeddings: ArrayLike, size: int) -> Array:
         )
     if not len(rows):
         raise GalleryError("no embeddings: give at least one face")
+    # Rows of length one stay as they are, bit for bit, so that what is read back compares equal. A
+    # search asks this of one row, and a plain product is a third of the time of what is general.
+    if len(rows) == 1 and abs(float(rows[0].dot(rows[0])) - 1.0) < _UNIT:
+        return rows
     squares = np.einsum("ij,ij->i", rows, rows)
-    # Rows of length one stay as they are, bit for bit, so that what is read back compares equal.
     if all(abs(square - 1.0) < _UNIT for square in squares.tolist()):
         return rows
     norms = np.sqrt(squares)[:, None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from edgeface.atomic import replacing_by_name
@@ -25,16 +26,25 @@ class IndexFile:
     def __init__(self, path: Path) -> None:
         self._gallery = path
 
-    def read(self, tables: Tables, family: str) -> Path | None:
-        """The file, None if there is none or it is not what was written last."""
+    def read(self, tables: Tables, family: str) -> Future[Path | None]:
+        """The file, None if there is none or it is not what was written last. It is compared in a
+        thread of its own: the rows can be read meanwhile, which takes as long."""
         path = self.path(tables)
         stored = tables.setting(SETTING)
-        if path is None or not stored:
-            return None
+
+        def compare() -> Path | None:
+            if path is None or not stored:
+                return None
+            try:
+                return path if stored == _contents(path, family) else None
+            except OSError:
+                return None
+
+        pool = ThreadPoolExecutor(1, "edgeface-index-file")
         try:
-            return path if stored == _contents(path, family) else None
-        except OSError:
-            return None
+            return pool.submit(compare)
+        finally:
+            pool.shutdown(wait=False)
 
     def write(self, tables: Tables, family: str, save: Callable[[Path], None]) -> None:
         """Let `save` write the file, in a transaction that says so. OutputError if it cannot be."""
@@ -70,5 +80,5 @@ class IndexFile:
 
 def _contents(path: Path, family: str) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # in hardware
     return f"{family}:{path.stat().st_size}:{digest}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from edgeface.types import Array
 class Graph(Searcher, Protocol):
     """A `Searcher` that can be kept in a file. An id stands for one vector for ever."""
 
-    def ids(self) -> list[int]:
+    def ids(self) -> Set[int]:
         """The samples it holds."""
         ...
 

@@ -8,7 +8,7 @@ reaches, forgets `ef` when saved, and only marks what is deleted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,7 @@ class Hnsw:
 
         graph = hnswlib.Index(space="ip", dim=size)
         graph.load_index(str(path), allow_replace_deleted=True)
-        held = set(map(int, graph.get_ids_list()))
+        held = set(graph.get_ids_list())
         loaded = cls(size, graph, held.intersection(wanted))
         for sample in held - loaded._alive:
             try:
@@ -81,9 +81,9 @@ class Hnsw:
     def __contains__(self, sample: int) -> bool:
         return sample in self._alive
 
-    def ids(self) -> list[int]:
-        """The samples it holds."""
-        return list(self._alive)
+    def ids(self) -> Set[int]:
+        """The samples it holds, as they are now."""
+        return self._alive
 
     def add(self, ids: Ids, rows: Array) -> None:
         nodes, most = self._graph.get_current_count(), self._graph.get_max_elements()

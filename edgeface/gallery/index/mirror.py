@@ -18,7 +18,7 @@ from edgeface.errors import EdgefaceError
 from edgeface.gallery.index.cache import IndexFile
 from edgeface.gallery.index.families import Family, Graph, best
 from edgeface.gallery.index.people import Index
-from edgeface.gallery.index.scan import Exact, Ids, Sketch
+from edgeface.gallery.index.scan import Exact, Ids, Searcher, Sketch
 from edgeface.gallery.storage.cipher import Cipher
 from edgeface.gallery.storage.contract import agree_on_cipher
 from edgeface.gallery.storage.database import Database, Execute
@@ -173,6 +173,7 @@ class Mirror:
             graph.add(found.ids, found.embeddings)
             if stop.is_set():
                 return
+        caught = self._catch_up_graph(graph, begun)
         with self._refreshing:
             if self._index is not index:
                 return  # another gallery has taken the place of this one
@@ -180,16 +181,25 @@ class Mirror:
                 dropped = self._tables(execute).dropped(begun, graph.ids())
             gone = [i for i in dropped if i in graph and i not in index.searcher]
             graph.remove(np.array(gone, np.int64))
-            for found in self._changed(begun, self._revision, BUILD_CHUNK):
-                new = np.array(
-                    [i not in graph and i in index.searcher for i in found.ids.tolist()], bool
-                )
-                if new.any():
-                    graph.add(found.ids[new], found.embeddings[new])
+            for found in self._changed(caught, self._revision, BUILD_CHUNK):
+                _add_new(graph, found, index.searcher)
             # Rows moved after `begun` and deleted since were never met above.
             index.swap(graph)
             self._graph = graph
         self._save()
+
+    def _catch_up_graph(self, graph: Graph, since: int) -> int:
+        """Add what came after revision `since` until little is left, and say until when, so that
+        searches, which see a new state only together with all others, hardly wait for the rest."""
+        while True:
+            with self._db.snapshot() as execute:
+                until = self._tables(execute).revision()
+            added = sum(
+                _add_new(graph, found) for found in self._changed(since, until, BUILD_CHUNK)
+            )
+            since = until
+            if added < BUILD_CHUNK // 10 or self._stop.is_set():
+                return since
 
     # The graph on the disk
 
@@ -202,34 +212,50 @@ class Mirror:
             tables = self._tables(execute)
             if tables.count_samples() <= EXACT_LIMIT:
                 return
-            path = self._file.read(tables, family.name)
-            if path is None:
-                return
+            file = self._file.read(tables, family.name)
             until, owners, people = tables.revision(), tables.owners(), tables.identities(-1)
+        path = file.result()
+        if path is None:
+            return
         try:
             graph = family.load(path, self._size, owners)
         except (RuntimeError, MemoryError):
             return  # it will be built anew
         self._index.identify(people)
         self._index.swap(graph)
-        missing = np.array([i for i in owners if i not in graph], np.int64)
+        # Of a million, comparing takes time, and all are there most of the time.
+        absent = owners.keys() - graph.ids() if len(graph) < len(owners) else set()
+        missing = np.array(sorted(absent), np.int64)
         for start in range(0, len(missing), CHUNK):
             found, rows = self._fetch(missing[start : start + CHUNK])
             graph.add(found, rows)
-        self._index.own({i: person for i, person in owners.items() if i in graph})
+        for i in absent - graph.ids():  # damaged
+            del owners[i]
+        self._index.own(owners)
         self._graph, self._revision, self._unsaved = graph, until, len(missing)
 
     def _save(self) -> None:
         """Keep the graph for the next opening. The transaction keeps others from forgetting
-        somebody whom the file would still hold."""
+        somebody whom the file would still hold; as nothing changes meanwhile, searches need not
+        wait until it is written."""
         graph, family = self._graph, self._family
         if graph is None or family is None or self._unsaved < SAVE_AFTER or self._cipher.secret:
             return
         try:
-            with self._db.transaction() as execute, self._refreshing:
+            with self._db.transaction() as execute:
                 self.refresh()
                 if graph is self._graph:
                     self._file.write(self._tables(execute), family.name, graph.save)
                     self._unsaved = 0
         except (EdgefaceError, RuntimeError) as error:  # the next opening builds it again
             logger.warning("the index of %s could not be kept: %s", self._db.place, error)
+
+
+def _add_new(graph: Graph, found: Changed, among: Searcher | None = None) -> int:
+    """Add the samples that a graph has not, of those `among` others; how many."""
+    new = np.array(
+        [i not in graph and (among is None or i in among) for i in found.ids.tolist()], bool
+    )
+    if new.any():
+        graph.add(found.ids[new], found.embeddings[new])
+    return int(new.sum())

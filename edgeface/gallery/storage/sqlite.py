@@ -63,7 +63,7 @@ class SqliteDatabase:
             raise
 
     def _open(self) -> None:
-        self._file = _identity(self.path)
+        self._file = _identity(_look(self.path))
         self._writer = self._connect()
         self._dated = self._set_journal()  # with a log the file's time says nothing
         self._reader = self._connect()
@@ -144,7 +144,7 @@ class SqliteDatabase:
     @contextmanager
     def transaction(self) -> Iterator[Execute]:
         """See `Database.transaction`."""
-        self._follow(writing=True)
+        self._follow(_look(self.path), writing=True)
         with self._write_lock, self._mended(), self._begun() as execute:
             yield execute
 
@@ -162,7 +162,7 @@ class SqliteDatabase:
     @contextmanager
     def snapshot(self) -> Iterator[Execute]:
         """See `Database.snapshot`."""
-        self._follow()
+        self._follow(_look(self.path))
         with self._read_lock, self._mended():
             self._reader.execute("BEGIN")
             try:
@@ -175,9 +175,10 @@ class SqliteDatabase:
         """See `Database.stamp`. While another process commits, the last known value: a search
         rather answers from the moment before than waits for a disk."""
         self._check_process()
-        self._follow()
+        there = _look(self.path)
+        self._follow(there)
         with self._watch_lock:
-            written, now = _written(self.path), time.monotonic()
+            written, now = _written(there), time.monotonic()
             if (
                 self._dated
                 and written is not None
@@ -200,10 +201,11 @@ class SqliteDatabase:
         """See `Database.watch`."""
         self._check = check
 
-    def _follow(self, *, writing: bool = False) -> None:
+    def _follow(self, found: os.stat_result | None, *, writing: bool = False) -> None:
         """Open the file anew if another one has taken its place, as when a backup is restored. A
-        file that is gone is still read, but what was written to it would be lost."""
-        there = _identity(self.path)
+        file that is gone is still read, but what was written to it would be lost. `found` is what
+        the folder says of the path now."""
+        there = _identity(found)
         if there == self._file or not self._connections:
             return
         if there is None:
@@ -286,13 +288,17 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, None when there is none or it cannot be asked for."""
+def _look(path: Path) -> os.stat_result | None:
+    """What the folder says of a file, None when there is none or it cannot be asked for."""
     try:
-        found = path.stat()
+        return path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+
+
+def _identity(found: os.stat_result | None) -> tuple[int, int] | None:
+    """Device and inode of a file that was looked at."""
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _make_private(path: Path) -> None:
@@ -308,7 +314,7 @@ def _make_private(path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _written(path: Path) -> int | None:
+def _written(found: os.stat_result | None) -> int | None:
     """When the file was last written, None while a further change could bear the same time.
 
     Asking the folder takes a tenth of the time of asking SQLite, which locks and reads the file. A
@@ -317,10 +323,9 @@ def _written(path: Path) -> int | None:
     """
     if os.name != "posix":  # elsewhere the time may lag behind an open file's content
         return None
-    try:
-        written = path.stat().st_mtime_ns
-    except OSError:
+    if found is None:
         return None  # gone or moved: SQLite still holds what it has opened
+    written = found.st_mtime_ns
     return written if abs(time.time_ns() - written) > SETTLED_NS else None
 
 

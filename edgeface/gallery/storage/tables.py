@@ -296,9 +296,11 @@ class Tables(Values):
         return np.array(found, np.int64), np.concatenate(parts)
 
     def owners(self) -> dict[int, int]:
-        """The person of every sample, by their ids in ascending order."""
-        rows = self.execute("SELECT id, person_id FROM sample")
-        return {int(i): whole(p) for i, p in sorted(rows)}
+        """The person of every sample, by its id."""
+        owners: dict[int, Any] = dict(self.execute("SELECT id, person_id FROM sample"))
+        for i in [i for i, person in owners.items() if type(person) is not int]:
+            owners[i] = whole(owners[i])
+        return owners
 
     def count_samples(self) -> int:
         return int(self.execute("SELECT count(*) FROM sample")[0][0])
