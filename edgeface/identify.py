@@ -92,11 +92,11 @@ class Identifier:
                 f"the threshold is {threshold.value}: it is a cosine, from -1 to 1, such as 0.4"
             )
         self.describer, self.gallery = describer, gallery
-        self.settings = settings or Settings()
+        self.settings, self.fixed = settings or Settings(), threshold
         self._thresholds = ThresholdProvider(gallery, describer.embedder.card, threshold)
-        self._bank = None
+        self.bank: SubmodelBank | None = None
         if bank is not None:
-            self._bank = bank.with_threshold(self._thresholds.of_bank(bank))
+            self.bank = bank.with_threshold(self._thresholds.of_bank(bank))
         self._follower: Follower | None = None
         self._next_track = 1
 
@@ -190,7 +190,7 @@ class Identifier:
             matches, limits.known, stranger=limits.stranger, margin=self.settings.rules.margin
         )
         rows = [f.embedding for f in faces if f.embedding is not None]
-        decisions = complete(decisions, [ask_bank(self._bank, row) for row in rows])
+        decisions = complete(decisions, [ask_bank(self.bank, row) for row in rows])
         return [Sighting(f, d) for f, d in zip(faces, decisions, strict=True)]
 
     def verify(self, a: images.Source, b: images.Source) -> Verification:
@@ -282,7 +282,7 @@ class Identifier:
                 self.gallery,
                 self.settings,
                 thresholds=self._thresholds,
-                bank=self._bank,
+                bank=self.bank,
                 first_track=self._next_track,
             )
         return self._follower

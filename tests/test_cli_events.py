@@ -19,6 +19,7 @@ from edgeface.types import EVENT_VERSION, EventKind, Kind, Status
 jsonschema = pytest.importorskip("jsonschema")
 
 SCHEMA = json.loads((ROOT / "docs" / "event.schema.json").read_text(encoding="utf-8"))
+FACE, CAMERA = SCHEMA["$defs"]["face"], SCHEMA["$defs"]["camera"]
 DOCUMENT = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 
 
@@ -35,7 +36,7 @@ def test_real_events_fit_the_schema(run: Run, check: Any, sample: Path, tmp_path
     again = run("identify", "--video", sample / "clip.mp4", "-g", gallery).rows
     for event in first + again:
         check.validate(event)
-        assert list(event) == SCHEMA["required"]  # the order of the documents
+        assert list(event) == FACE["required"]  # the order of the documents
         assert event["version"] == EVENT_VERSION
         taken = datetime.fromisoformat(event["ts"])
         assert before - timedelta(seconds=1) <= taken <= datetime.now(UTC)
@@ -54,7 +55,7 @@ def test_real_events_fit_the_schema(run: Run, check: Any, sample: Path, tmp_path
 
 
 def test_the_schema_refuses_what_no_event_may_be(check: Any) -> None:
-    (line,) = re.findall(r"^```json\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    line, camera = re.findall(r"^```json\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
     good = json.loads(line)
     check.validate(good)
     for change in (
@@ -72,13 +73,22 @@ def test_the_schema_refuses_what_no_event_may_be(check: Any) -> None:
         assert not check.is_valid(good | change), change
     for field in good:
         assert not check.is_valid({k: v for k, v in good.items() if k != field}), field
+    lost = json.loads(camera)
+    check.validate(lost)
+    assert list(lost) == CAMERA["required"]
+    assert check.is_valid(lost | {"event": "camera_back", "reason": None})
+    for field in lost:
+        assert not check.is_valid({k: v for k, v in lost.items() if k != field}), field
+    assert not check.is_valid(lost | {"ts": 1}) and not check.is_valid(lost | {"reason": 1})
     assert check.is_valid(good | {"field_of_a_later_version": 1})
 
 
 def test_the_document_names_every_field_and_value() -> None:
-    for field in SCHEMA["required"]:
+    for field in FACE["required"] + CAMERA["required"]:
         assert re.search(rf"^\| [^|]*`{field}`", DOCUMENT, re.MULTILINE), field
     for value in itertools.chain(EventKind, Kind, Status):
         assert f"`{value}`" in DOCUMENT, value
-    assert set(SCHEMA["properties"]["event"]["enum"]) == {str(k) for k in EventKind}
-    assert set(SCHEMA["properties"]["status"]["enum"]) == {str(s) for s in Status}
+    for value in SCHEMA["if"]["properties"]["event"]["enum"]:
+        assert f"`{value}`" in DOCUMENT, value
+    assert set(FACE["properties"]["event"]["enum"]) == {str(k) for k in EventKind}
+    assert set(FACE["properties"]["status"]["enum"]) == {str(s) for s in Status}

@@ -19,20 +19,43 @@ from edgeface.types import EVENT_VERSION, Event, Frame, Sighting, new_run, times
 
 log = logging.getLogger(__name__)
 
-AGAIN = 30.0  # seconds until a camera that gave up is tried again
 RATE_OVER = 5.0  # seconds over which frames per second are averaged
 
 Tell = Callable[[dict[str, Any]], None]
 
 
+def news(link: video.Link, camera: str) -> dict[str, Any] | None:
+    """What a change of a link is as an event (docs/events.md): `camera_lost` or `camera_back`; None
+    when the camera came for the first time."""
+    if link.up and not link.reconnects:
+        return None
+    return {
+        "version": EVENT_VERSION,
+        "id": f"{new_run()}-00000000",
+        "event": "camera_back" if link.up else "camera_lost",
+        "camera": camera,
+        "ts": timestamp(datetime.now(UTC)),
+        "reason": link.reason or None,
+    }
+
+
 class Camera:
-    """One camera and the thread that watches it. Made by `Cameras.add`."""
+    """One camera and the thread that watches it. Made by `Cameras.add`. `failure` is what made it
+    give up, None while it goes on."""
+
+    failure: Exception | None
 
     def __init__(
-        self, spec: CameraSpec, identifier: Identifier, sinks: Iterable[Sink], tell: Tell
+        self,
+        spec: CameraSpec,
+        identifier: Identifier,
+        sinks: Iterable[Sink],
+        tell: Tell,
+        again: float | None,
     ) -> None:
-        self.spec = spec
+        self.spec, self.failure = spec, None
         self._identifier, self._sinks, self._tell = identifier, tuple(sinks), tell
+        self._again = again
         self._stop = Stop()
         self._news = threading.Condition()
         self._state, self._since, self._error = State.CONNECTING, datetime.now(UTC), ""
@@ -99,17 +122,19 @@ class Camera:
                         self._become(State.ENDED)
                         break
                 except EdgefaceError as error:
-                    self._failed(str(error))
+                    self._failed(error, str(error))
                 except Exception as error:  # a defect: the other cameras go on, and so may this
                     log.exception("camera %s failed", self.spec.name)
-                    self._failed(f"{type(error).__name__}: {error}")
+                    self._failed(error, f"{type(error).__name__}: {error}")
+                if self.failure is not None:
+                    break
         finally:
             for sink in self._sinks:
                 try:
                     sink.close()
                 except Exception as error:
                     log.error("%s failed: %s", type(sink).__name__, error)
-            if self._stop():
+            if self._stop() and self.failure is None:
                 self._become(State.STOPPED)
 
     def _watch(self) -> Iterable[Event]:
@@ -124,11 +149,15 @@ class Camera:
             link=self._links,
         )
 
-    def _failed(self, reason: str) -> None:
-        log.warning("camera %s: %s; trying again in %.0f s", self.spec.name, reason, AGAIN)
+    def _failed(self, error: Exception, reason: str) -> None:
         self._become(State.FAILED, reason)
+        if self._again is None:
+            log.error("camera %s: %s", self.spec.name, reason)
+            self.failure = error
+            return
+        log.warning("camera %s: %s; trying again in %.0f s", self.spec.name, reason, self._again)
         with self._news:
-            self._news.wait_for(self._stop, AGAIN)
+            self._news.wait_for(self._stop, self._again)
 
     def _become(self, state: State, error: str = "") -> None:
         with self._news:
@@ -138,27 +167,14 @@ class Camera:
             self._news.notify_all()
 
     def _on_link(self, link: video.Link) -> None:
-        if not link.up:
-            self._become(State.LOST)
-            self._announce("camera_lost", link.reason)
-        else:
-            self._become(State.RUNNING)
-            if link.reconnects:
-                self._announce("camera_back", "")
-
-    def _announce(self, event: str, reason: str) -> None:
-        told = {
-            "version": EVENT_VERSION,
-            "id": f"{new_run()}-00000000",
-            "event": event,
-            "camera": self.spec.name,
-            "ts": timestamp(datetime.now(UTC)),
-            "reason": reason or None,
-        }
+        self._become(State.RUNNING if link.up else State.LOST)
+        told = news(link, self.spec.name)
+        if told is None:
+            return
         try:
             self._tell(told)
         except Exception as error:
-            log.error("%s of camera %s is not recorded: %s", event, self.spec.name, error)
+            log.error("%s of %s is not recorded: %s", told["event"], self.spec.name, error)
 
     def _on_frame(self, frame: Frame, sightings: Sequence[Sighting]) -> None:
         now = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -37,6 +38,22 @@ class CameraSpec:
             raise ArgumentError(f"every is {self.every}: process each n-th frame, n 1 or more")
         if self.repeat and video.is_live(self.source):
             raise ArgumentError(f"{video.redact(self.source)} has no end that could be repeated")
+
+
+def named(text: str) -> tuple[str | None, str]:
+    """The name, if there is one, and the source that `NAME=SOURCE` or `SOURCE` means. What is there
+    as a file, and an address with a `=` in it, is a source."""
+    name, equals, source = text.partition("=")
+    if not name.strip() or not equals or "://" in name or os.path.lexists(text):
+        return None, text
+    return name, source
+
+
+def label(source: str) -> str:
+    """What a source without a name is called as one of several: its address without the password,
+    the end of it if it is long."""
+    text = video.redact(source)
+    return text if len(text) <= NAME_LENGTH else "…" + text[1 - NAME_LENGTH :]
 
 
 class State(StrEnum):

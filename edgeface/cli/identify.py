@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeface.cli.failures import ENVIRONMENT, Passed
+from edgeface.cli.failures import Passed
 from edgeface.cli.options import (
     SIDE,
     Embedding,
@@ -21,24 +21,23 @@ from edgeface.cli.options import (
     existing,
     opened,
 )
-from edgeface.cli.output import Json, as_lines, emit, print_rows, readable, to_json
-from edgeface.cli.progress import Progress, each
+from edgeface.cli.output import Json, print_rows
+from edgeface.cli.progress import each
 from edgeface.errors import ArgumentError
 
 if TYPE_CHECKING:
     from edgeface.identify import Identifier
-    from edgeface.sightings import Recorder
-    from edgeface.trace import Trace
-    from edgeface.types import Event, Frame, Sighting
 
-LIVE_FPS = 10.0  # of the overlay file of a source that has no rate of its own
 NO_FACE = "no_face"  # the status of a picture in which nobody was found
 
 
 def identify(
     pictures: Annotated[list[str] | None, typer.Argument(help="Pictures to look at.")] = None,
-    source: Annotated[
-        str | None, typer.Option("--video", help="0, cam0, /dev/video0, file, URL or folder.")
+    videos: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--video", metavar="[NAME=]SOURCE", help="0, cam0, /dev/video0, file, URL or folder."
+        ),
     ] = None,
     gallery: GalleryOption = None,
     out: Annotated[Path | None, typer.Option(help="Write an overlay video (.mp4).")] = None,
@@ -73,9 +72,9 @@ def identify(
 
     A line per face of a picture, a line per event of a video.
     """
-    if (source is None) == (not pictures):
+    if bool(videos) == bool(pictures):
         raise ArgumentError("give either pictures or --video SOURCE")
-    if source is None:
+    if not videos:
         of_video = {
             "--out": out is not None,
             "--plot": plot is not None,
@@ -89,6 +88,9 @@ def identify(
             raise ArgumentError(f"{', '.join(unused)}: only for a video; use --video SOURCE")
     if keep and gallery is None:
         raise ArgumentError("--sightings are kept beside a gallery: name one with --gallery")
+    of_one = {"--out": out is not None, "--plot": plot is not None, "--display": display}
+    if len(videos or ()) > 1 and (unused := [option for option, given in of_one.items() if given]):
+        raise ArgumentError(f"{', '.join(unused)}: only for one --video at a time")
     if gallery is not None and not learn:  # who learns may begin with nobody
         existing(gallery)
     if display:
@@ -103,8 +105,15 @@ def identify(
             rows = _faces(identifier, pictures, passed)
             print_rows(rows, as_json, columns=("picture", "status", "name", "similarity", "box"))
             passed.finish()
-        elif source is not None:
-            _watch(identifier, source, out, plot, display, every, retries, keep, as_json)
+        elif videos:
+            from edgeface.cli.watching import kept, watch, watch_several
+
+            _patience(identifier, videos, retries)
+            with kept(identifier, keep) as store:
+                if len(videos) > 1:
+                    watch_several(identifier, videos, every, store, as_json)
+                else:
+                    watch(identifier, videos[0], out, plot, display, every, store, as_json)
 
 
 def _faces(
@@ -130,81 +139,15 @@ def _nobody(identifier: Identifier) -> dict[str, Any]:
     return empty | decision.to_dict() | {"status": NO_FACE}
 
 
-def _watch(
-    identifier: Identifier,
-    source: str,
-    out: Path | None,
-    plot: Path | None,
-    display: bool,
-    every: int,
-    retries: int | None,
-    keep: bool,
-    as_json: bool,
-) -> None:
-    from edgeface import draw, video
-    from edgeface.sinks import Sinks
-    from edgeface.sinks.overlay import Overlay
-    from edgeface.stopping import Stop
-    from edgeface.trace import Trace
+def _patience(identifier: Identifier, videos: Sequence[str], retries: int | None) -> None:
+    """How often cameras are opened again."""
+    from edgeface import video
+    from edgeface.cameras import named
 
-    lines = as_lines(as_json)
-    live = video.is_live(source)
-    if retries is not None and not live:
-        raise ArgumentError(f"--retries is for cameras and streams; {source} is read once")
-    fps = LIVE_FPS if live else video.rate(source)
-    with ExitStack() as stack:
-        kept = [_recorder(identifier, stack)] if keep else []
-        sinks = stack.enter_context(Sinks([*kept, *([Overlay(out, fps)] if out else [])]))
-        stop = stack.enter_context(Stop())
-        line = stack.enter_context(Progress("frames", video.length(source) // every))
-
-        def on_frame(frame: Frame, sightings: list[Sighting]) -> None:
-            if display and not draw.show(draw.overlay(frame.image, sightings)):
-                stop.set()
-            line.step()
-
-        trace = Trace() if plot is not None else None
-        if plot is not None and trace is not None:  # whatever ends the watch
-            stack.callback(_draw, identifier, trace, plot)
-        options = video.LiveOptions(retries=retries)
-        events = identifier.watch(
-            source,
-            every=every,
-            live=options,
-            on_frame=on_frame,
-            trace=trace,
-            sinks=[sinks],
-            should_stop=stop,
-        )
-        with closing(events):
-            for event in events:
-                emit(to_json(event.to_dict()) if lines else _sentence(event))
-    if sinks.failures:  # already logged
-        raise typer.Exit(ENVIRONMENT)
-    if stop.signal is not None and not live:  # a camera has no other end, of a file the rest lacks
-        raise typer.Exit(128 + stop.signal)
-
-
-def _recorder(identifier: Identifier, stack: ExitStack) -> Recorder:
-    """A sink that keeps who was there, first in line: what is printed is then in the log."""
-    from edgeface.sightings import Recorder, Sightings
-
-    return Recorder(stack.enter_context(Sightings.open(identifier.gallery)))
-
-
-def _draw(identifier: Identifier, trace: Trace, path: Path) -> None:
-    from edgeface.draw import save
-    from edgeface.plot import plot
-
-    save(path, plot(identifier.explain(trace), left_out=trace.left_out))
-
-
-def _sentence(event: Event) -> str:
-    d = event.decision
-    who = readable(d.name) if d.name else str(d.status).replace("_", " ")
-    number = (
-        f"{d.similarity:.2f} (needs {d.threshold.value:.2f})"
-        if d.similarity == d.similarity
-        else ""
-    )
-    return f"{event.time:8.2f} s  track {event.track:<4} {event.kind:<11} {who:<24} {number}"
+    if retries is None:
+        return
+    files = [source for _, source in map(named, videos) if not video.is_live(source)]
+    if files:
+        raise ArgumentError(f"--retries is for cameras and streams; {files[0]} is read once")
+    options = replace(identifier.settings.live, retries=retries)
+    identifier.settings = replace(identifier.settings, live=options)
