@@ -33,6 +33,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from edgeface.errors import ArgumentError, EdgefaceError
+
 HERE = Path(__file__).parent
 REPORTS = HERE / "reports"
 NAMES = tuple(
@@ -156,7 +158,11 @@ def one(name: str, rest: Sequence[str]) -> int:
     if refused:
         print(refused, file=sys.stderr)
         return 2
-    figures = module.figures(args)
+    try:
+        figures = module.figures(args)
+    except EdgefaceError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ArgumentError) else 1
     document = {
         "bench": name,
         "command": command([name, *rest]),
