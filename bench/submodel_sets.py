@@ -27,7 +27,7 @@ from edgeface import Embedder
 from edgeface.errors import DataError
 from edgeface.models import load_card
 from edgeface.submodels import unit
-from export import heads
+from export.features import Features, centres_of, split
 from export.protocols.pictures import stack
 
 CACHE = Path(__file__).parents[1] / "runs" / "submodels"
@@ -43,9 +43,9 @@ UNSEEN = ("lfw/", "pins/test/")
 class Draw:
     """One division of a set. `unseen` (n,) are the classes that trained no embedder."""
 
-    train: heads.Features
-    val: heads.Features
-    test: heads.Features
+    train: Features
+    val: Features
+    test: Features
     strangers: NDArray[np.float32]
     unseen: NDArray[np.bool_]
 
@@ -54,15 +54,15 @@ class Draw:
 class Faces:
     """Embeddings of real people, and what the generator learned from them."""
 
-    known: heads.Features
+    known: Features
     strangers: NDArray[np.float32]
     unseen: NDArray[np.bool_]
     embedder: str
     digest: str
 
     def draw(self, seed: int) -> Draw:
-        rest, test = heads.split(self.known, TEST, seed)
-        train, val = heads.split(rest, VAL, seed + 1000)
+        rest, test = split(self.known, TEST, seed)
+        train, val = split(rest, VAL, seed + 1000)
         return Draw(train, val, test, self.strangers, self.unseen)
 
 
@@ -77,11 +77,11 @@ def faces(shared: Path, embedder: str, *, every: int = 1) -> Faces:
     arrays = np.load(cached)
     x, y, unseen = _distinct(arrays["x"], arrays["y"], arrays["unseen"])
     names = [str(i) for i in range(int(y.max()) + 1)]
-    known = heads.Features(x[y >= 0], y[y >= 0], names)
+    known = Features(x[y >= 0], y[y >= 0], names)
     return Faces(known, x[y < 0], unseen, card.name, card.digest)
 
 
-def cosines(features: heads.Features) -> dict[str, float]:
+def cosines(features: Features) -> dict[str, float]:
     """Mean and deviation of the cosine of two images of one class, and of two classes."""
     rng = np.random.default_rng(0)
     order = np.argsort(features.y, kind="stable")
@@ -97,7 +97,7 @@ def cosines(features: heads.Features) -> dict[str, float]:
     }  # fmt: skip
 
 
-def fit(known: heads.Features) -> dict[str, NDArray[Any]]:
+def fit(known: Features) -> dict[str, NDArray[Any]]:
     """Mean, square roots of the between- and within-class covariances, and residual lengths `r` by
     class: `count` from `first`."""
     x, y = unit(known.x).astype(np.float64), known.y
@@ -147,9 +147,9 @@ def synthetic(n: int, model: dict[str, NDArray[Any]], seed: int) -> Draw:
 
     centres, like = people(n), rng.integers(0, len(model["first"]), max(n, UNKNOWNS))
     every = np.repeat(np.arange(n), TRAIN)
-    train = heads.Features(pictures(centres, every, like), every, names)
+    train = Features(pictures(centres, every, like), every, names)
     some = [rng.permutation(np.repeat(np.arange(n), images))[:PROBES] for images in (VAL, TEST)]
-    val, test = (heads.Features(pictures(centres, y, like), y, names) for y in some)
+    val, test = (Features(pictures(centres, y, like), y, names) for y in some)
     strangers = pictures(people(UNKNOWNS), np.arange(UNKNOWNS), like)
     return Draw(train, val, test, strangers, np.ones(n, dtype=bool))
 
@@ -160,7 +160,7 @@ def _distinct(
     """Without the classes whose mean is closer than SAME_PERSON to that of an earlier class: one
     person under two labels."""
     n = int(y.max()) + 1
-    means = heads.centres_of(x[y >= 0], y[y >= 0], n)
+    means = centres_of(x[y >= 0], y[y >= 0], n)
     twin = np.asarray(np.tril(means @ means.T > SAME_PERSON, -1).any(axis=1))
     keep = (y < 0) | ~twin[y]
     renamed = np.where(twin, -1, np.cumsum(~twin) - 1)

@@ -33,7 +33,9 @@ from bench.report_pages import measured
 from bench.submodel_sets import Draw, cosines, faces, fit, synthetic
 from edgeface import score
 from edgeface.submodels import Rule, choose, tune, unit
-from export import heads
+from export.features import centres_of
+from export.head_partition import partition
+from export.head_training import HeadSettings, train_heads, tune_rules
 
 Figures = dict[str, float | str | None]
 BATCH_ORIGINAL = 1000
@@ -128,16 +130,16 @@ def _advice(prefix: str, runs: list[dict[str, Any]], validation: dict[str, float
 def one_seed(draw: Draw, *, seed: int, epochs: int, submodels: int) -> dict[str, dict[str, Any]]:
     """Trains the sets of heads, and judges every rule on the same test images."""
     train, val, n = draw.train, draw.val, len(draw.train.names)
-    centres = heads.centres_of(train.x, train.y, n)
-    settings = heads.HeadSettings(epochs=epochs, seed=100 * seed)
+    centres = centres_of(train.x, train.y, n)
+    settings = HeadSettings(epochs=epochs, seed=100 * seed)
     weights, cells = {}, {}
     for rule, method in (("single", "single"), ("ism", "random"), ("kmeans", "kmeans")):
         if rule == "single" and n > SINGLE_UP_TO:
             continue
-        cells[rule] = heads.partition(centres, submodels, method=method, seed=seed)
-        weights[rule] = heads.train_heads(train, val, cells[rule], settings=settings)
+        cells[rule] = partition(centres, submodels, method=method, seed=seed)
+        weights[rule] = train_heads(train, val, cells[rule], settings=settings)
     w = weights["kmeans"]
-    tuned, _ = heads.tune_rules(w, centres, val)
+    tuned, _ = tune_rules(w, centres, val)
     folded = unit(tuned["fold"].fold * w + (1 - tuned["fold"].fold) * centres)
     sets = {"val": unit(val.x), "test": unit(draw.test.x), "strangers": unit(draw.strangers)}
     votes = {s: score.mixmaxsim(p, w, centres) for s, p in sets.items()}

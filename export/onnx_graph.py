@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,18 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
-    def model(self, inputs: Shapes, outputs: Shapes) -> onnx.ModelProto:
-        """The finished graph, checked; inputs and outputs are float32, a text in a shape is any
-        number."""
+    def model(
+        self, inputs: Shapes, outputs: Shapes, integers: Collection[str] = ()
+    ) -> onnx.ModelProto:
+        """The finished graph, checked; inputs and outputs are float32 but for `integers`, which are
+        int64; a text in a shape is any number."""
         takes, gives = (
-            [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in some.items()]
+            [
+                helper.make_tensor_value_info(
+                    n, TensorProto.INT64 if n in integers else TensorProto.FLOAT, s
+                )
+                for n, s in some.items()
+            ]
             for some in (inputs, outputs)
         )
         model = helper.make_model(

@@ -16,7 +16,7 @@ from bench import score, score_report, submodel_sets, submodels  # noqa: E402
 from bench.timing import Timer, ratio  # noqa: E402
 from edgeface.score import Votes  # noqa: E402
 from edgeface.submodels import unit  # noqa: E402
-from export import heads  # noqa: E402
+from export.features import Features  # noqa: E402
 
 
 def test_interleaving_times_what_runs() -> None:
@@ -95,7 +95,7 @@ def test_the_generator_has_the_spread_it_was_fitted_to() -> None:
     y = np.repeat(np.arange(150), 12)
     spread = rng.choice([0.02, 0.06], (150, 1))[y]
     x = unit(unit(rng.standard_normal((150, 24)))[y] + spread * rng.standard_normal((len(y), 24)))
-    real = heads.Features(x, y, [str(i) for i in range(150)])
+    real = Features(x, y, [str(i) for i in range(150)])
     drawn = submodel_sets.synthetic(400, submodel_sets.fit(real), seed=1)
     want, got = submodel_sets.cosines(real), submodel_sets.cosines(drawn.train)
     for key in ("genuine_cosine", "impostor_cosine", "impostor_cosine_sd"):
@@ -110,7 +110,7 @@ def test_every_rule_is_judged_and_one_is_advised() -> None:
     y = np.repeat(np.arange(40), 12)
     centres = unit(rng.standard_normal((40, 16)))
     x = unit(centres[y] + 0.2 * rng.standard_normal((len(y), 16)))
-    known = heads.Features(x, y, [str(i) for i in range(40)])
+    known = Features(x, y, [str(i) for i in range(40)])
     strangers = unit(rng.standard_normal((300, 16)))
     people = submodel_sets.Faces(known, strangers, np.arange(40) < 20, "toy", "0" * 64)
     found = submodels.evaluate("toy", people.draw, 2, 1, submodels=3)

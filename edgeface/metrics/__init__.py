@@ -13,9 +13,11 @@ from edgeface.metrics.clustering import (
     singleton_rate,
 )
 from edgeface.metrics.identification import (
+    ClosedSet,
     Interval,
     beta_quantile,
     binomial_interval,
+    closed_set,
     fnir,
     fpir,
     tpir_at_fpir,
@@ -31,6 +33,7 @@ from edgeface.metrics.verification import (
 
 __all__ = [
     "Agreement",
+    "ClosedSet",
     "Contingency",
     "Interval",
     "adjusted_rand_index",
@@ -39,6 +42,7 @@ __all__ = [
     "best_threshold",
     "beta_quantile",
     "binomial_interval",
+    "closed_set",
     "contingency",
     "equal_error_rate",
     "fnir",

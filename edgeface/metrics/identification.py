@@ -28,6 +28,36 @@ class Interval:
         return self.low <= share <= self.high
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedSet:
+    """How searches are answered whose people are all in the gallery, in [0, 1]: the share of right
+    answers, and the means over the people searched for of precision, recall and F1."""
+
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+
+
+def closed_set(truth: ArrayLike, answers: ArrayLike) -> ClosedSet:
+    """Of the true and the answered person (n,) int of every search, n >= 1. Macro averages over the
+    people in `truth`; the precision of one who is never answered is 0."""
+    true, found = np.asarray(truth), np.asarray(answers)
+    if true.ndim != 1 or true.shape != found.shape or not len(true):
+        raise ArgumentError(
+            f"expected an answer to each search, got {true.shape} and {found.shape}"
+        )
+    people, own = np.unique(true, return_inverse=True)
+    place = np.minimum(np.searchsorted(people, found), len(people) - 1)
+    known = people[place] == found
+    hits = np.bincount(own[true == found], minlength=len(people))
+    answered = np.bincount(place[known], minlength=len(people))
+    precision, recall = hits / np.maximum(answered, 1), hits / np.bincount(own)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    right = float((true == found).mean())
+    return ClosedSet(right, float(precision.mean()), float(recall.mean()), float(f1.mean()))
+
+
 def fpir(nonmated: ArrayLike, threshold: float) -> float:
     """False positive identification rate: the share of non-mated searches that answer with anybody.
 
