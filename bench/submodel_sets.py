@@ -27,7 +27,7 @@ from edgeface import Embedder
 from edgeface.errors import DataError
 from edgeface.models import load_card
 from edgeface.submodels import unit
-from export.features import Features, centres_of, split
+from export.features import Features, centres_of, load_features, load_prepared, split
 from export.protocols.pictures import stack
 
 CACHE = Path(__file__).parents[1] / "runs" / "submodels"
@@ -41,7 +41,8 @@ UNSEEN = ("lfw/", "pins/test/")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draw:
-    """One division of a set. `unseen` (n,) are the classes that trained no embedder."""
+    """One division of a set. `unseen` (n,) are the classes that trained no embedder; of `strangers`
+    (s, d) there may be none."""
 
     train: Features
     val: Features
@@ -64,6 +65,21 @@ class Faces:
         rest, test = split(self.known, TEST, seed)
         train, val = split(rest, VAL, seed + 1000)
         return Draw(train, val, test, self.strangers, self.unseen)
+
+
+def prepared(folder: Path, strangers: Path | None) -> Draw:
+    """A set that was divided by whoever made it, see `export.features.load_prepared`.
+
+    Raises:
+        DataError: it has no folder train, see there for the rest.
+    """
+    found = load_prepared(folder)
+    if found is None:
+        raise DataError(f"{folder}: expected folders train, val and test of NAME.npz")
+    size = found.train.x.shape[1]
+    others = load_features(strangers).x if strangers else np.empty((0, size), np.float32)
+    everybody = np.ones(len(found.train.names), bool)
+    return Draw(found.train, found.val, found.test, np.asarray(others), everybody)
 
 
 def faces(shared: Path, embedder: str, *, every: int = 1) -> Faces:

@@ -1,7 +1,8 @@
 """Which submodel rule to pick: Single, ISM, k-means + MaxMax, MixMaxSim, Sim, fold.
 
 Sets: `faces`, real people embedded by the shipped embedder, and `synthetic<N>`, N classes fitted to
-them; both in `bench/submodel_sets.py`.
+them; both in `bench/submodel_sets.py`. Or a set of your own as MixMaxSim's users prepare it
+(--dataset), with or without --strangers; --update writes the table.
 
 Rules: `single` one head, MaxMax. `ism` random partition, MaxMax. `kmeans` balanced k-means
 partition, MaxMax. `mixmaxsim` the k-means heads and centres, as specified. `mixmaxsim_original`
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +32,9 @@ from numpy.typing import NDArray
 
 from bench import collect
 from bench.report_pages import measured
-from bench.submodel_sets import Draw, cosines, faces, fit, synthetic
+from bench.submodel_sets import Draw, cosines, faces, fit, prepared, synthetic
 from edgeface import score
+from edgeface.metrics import closed_set
 from edgeface.submodels import Rule, choose, tune, unit
 from export.features import centres_of
 from export.head_partition import partition
@@ -54,10 +57,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sets", nargs="+", default=["faces", "1000", "10000", "100000"], metavar="SET",
         help="faces, or the number of classes of a synthetic set",
     )  # fmt: skip
+    parser.add_argument(
+        "--dataset", type=Path, help="a set of your own: folders train, val and test of NAME.npz"
+    )
+    parser.add_argument(
+        "--strangers", type=Path, help="features of people who are not in --dataset"
+    )
+    parser.add_argument("--submodels", type=int, default=4, help="of --dataset")
     parser.add_argument("--update", type=Path, metavar="FILE", help="collect the figures there")
 
 
 def figures(args: argparse.Namespace) -> Figures:
+    out = of_people(args) if args.dataset is None else of_dataset(args)
+    if args.update:
+        collect.update(
+            args.update, out, bench="submodels", arguments=" ".join(sys.argv[1:]),
+            totals=lambda _: {}, markdown=markdown,
+        )  # fmt: skip
+    return out
+
+
+def of_dataset(args: argparse.Namespace) -> Figures:
+    """A set as somebody else divided it: seeds redraw partitions and training alone."""
+    name, drawn = re.sub(r"\W+", "_", args.dataset.name), prepared(args.dataset, args.strangers)
+    epochs = args.epochs or (3 if args.quick else 10)
+    seeds = 2 if args.quick else args.seeds
+    out = evaluate(name, lambda _: drawn, seeds, epochs, submodels=args.submodels)
+    at = f"submodels.{name}"
+    return out | {f"{at}.embedder": "unknown", f"{at}.classes": float(len(drawn.train.names))}
+
+
+def of_people(args: argparse.Namespace) -> Figures:
+    """The sets of `bench/submodel_sets.py`."""
     people = faces(args.shared, args.embedder, every=QUICK_EVERY if args.quick else 1)
     model = fit(people.known)
     out: Figures = {}
@@ -71,11 +102,6 @@ def figures(args: argparse.Namespace) -> Figures:
         out |= evaluate(name, draw, 2 if args.quick else args.seeds, epochs, submodels=k)
         out |= {f"submodels.{name}.embedder": f"{people.embedder} {people.digest[:12]}",
                 f"submodels.{name}.classes": float(n)}  # fmt: skip
-    if args.update:
-        collect.update(
-            args.update, out, bench="submodels", arguments=" ".join(sys.argv[1:]),
-            totals=lambda _: {}, markdown=markdown,
-        )  # fmt: skip
     return out
 
 
@@ -103,7 +129,9 @@ def evaluate(
             float(np.std(accuracies, ddof=1)) if seeds > 1 else None
         )
         for metric in ("accuracy_unseen", "precision", "recall", "f1", "tpir", "validation"):
-            out[f"{prefix}.{rule}.{metric}"] = float(np.mean([run[rule][metric] for run in runs]))
+            values = [run[rule][metric] for run in runs]
+            told = None not in values
+            out[f"{prefix}.{rule}.{metric}"] = float(np.mean(values)) if told else None
         validation[rule] = float(out[f"{prefix}.{rule}.validation"] or 0)
         out[f"{prefix}.{rule}.minus_sim_low"], out[f"{prefix}.{rule}.minus_sim_high"] = low, high
         out[f"{prefix}.{rule}.mcnemar_p_vs_sim"] = mcnemar(right, base)
@@ -163,22 +191,18 @@ def one_seed(draw: Draw, *, seed: int, epochs: int, submodels: int) -> dict[str,
 
 
 def _judge(answer: Callable[[str], Any], draw: Draw) -> dict[str, Any]:
-    truth, n = draw.test.y, len(draw.train.names)
+    truth = draw.test.y
     found, similarity = answer("test")
     right = found == truth
-    hits = np.bincount(truth[right], minlength=n)
-    named, present = np.bincount(found, minlength=n), np.bincount(truth, minlength=n)
-    tested = present > 0
-    precision = (hits / np.maximum(named, 1))[tested]
-    recall = (hits / np.maximum(present, 1))[tested]
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    strangers = np.sort(answer("strangers")[1])[::-1]
-    limit = strangers[int(FPIR * len(strangers))]
+    closed = closed_set(truth, found)
+    tpir = None
+    if len(draw.strangers):
+        strangers = np.sort(answer("strangers")[1])[::-1]
+        tpir = float((right & (similarity > strangers[int(FPIR * len(strangers))])).mean())
     return {
         "right": right, "validation": float((answer("val")[0] == draw.val.y).mean()),
         "accuracy_unseen": float(right[draw.unseen[truth]].mean()),
-        "precision": float(precision.mean()), "recall": float(recall.mean()),
-        "f1": float(f1.mean()), "tpir": float((right & (similarity > limit)).mean()),
+        "precision": closed.precision, "recall": closed.recall, "f1": closed.f1, "tpir": tpir,
     }  # fmt: skip
 
 
@@ -247,10 +271,11 @@ def markdown(document: dict[str, Any]) -> str:
             v = {k: got[f"{at}.{rule}.{k}"] for k in (
                 "accuracy", "accuracy_sd", "accuracy_unseen", "precision", "recall", "f1", "tpir",
                 "minus_sim_low", "minus_sim_high", "mcnemar_p_vs_sim")}  # fmt: skip
+            tpir = "–" if v["tpir"] is None else f"{v['tpir']:.4f}"
             lines.append(
                 f"| {rule} | {v['accuracy']:.4f} +- {v['accuracy_sd'] or 0:.4f} "
                 f"| {v['accuracy_unseen']:.4f} | {v['precision']:.4f} | {v['recall']:.4f} "
-                f"| {v['f1']:.4f} | {v['tpir']:.4f} "
+                f"| {v['f1']:.4f} | {tpir} "
                 f"| {v['minus_sim_low']:+.4f} ... {v['minus_sim_high']:+.4f} "
                 f"| {v['mcnemar_p_vs_sim']:.2g} |"
             )

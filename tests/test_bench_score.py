@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 stats = pytest.importorskip("scipy.stats")
 
 from bench import score, score_report, submodel_sets, submodels  # noqa: E402
+from bench.__main__ import main  # noqa: E402
 from bench.timing import Timer, ratio  # noqa: E402
 from edgeface.score import Votes  # noqa: E402
 from edgeface.submodels import unit  # noqa: E402
@@ -117,3 +118,30 @@ def test_every_rule_is_judged_and_one_is_advised() -> None:
     assert all(0 < float(found[f"submodels.toy.{r}.accuracy"] or 0) <= 1 for r in submodels.RULES)
     assert found["submodels.toy.default"] in submodels.RULES
     assert str(found["submodels.toy.advice"]).startswith("pick ")
+
+
+def test_a_set_of_ones_own_is_judged_by_every_rule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((12, 24))
+    for part, each in (("train", 20), ("val", 5), ("test", 5), ("others", 20)):
+        (tmp_path / "my set" / part).mkdir(parents=True)
+        middle = rng.standard_normal((12, 24)) if part == "others" else centres
+        for c in range(12):
+            rows = middle[c] + 1.2 * rng.standard_normal((each, 24))
+            np.savez(tmp_path / "my set" / part / f"{c:03d}.npz", rows.astype(np.float32))
+    out = tmp_path / "out.json"
+    line = ["submodels", "--dataset", str(tmp_path / "my set"), "--quick", "--submodels", "3"]
+    assert main([*line, "--update", str(out)]) == 0
+    found = json.loads(out.read_text())["figures"]
+    for rule in submodels.RULES:
+        values = [found[f"submodels.my_set.{rule}.{k}"] for k in ("precision", "recall", "f1")]
+        assert all(0.3 < v <= 1 for v in values) and found[f"submodels.my_set.{rule}.tpir"] is None
+    assert "| mixmaxsim |" in out.with_suffix(".md").read_text()
+    strangers = ["--strangers", str(tmp_path / "my set" / "others"), "--update", str(out)]
+    assert main([*line, *strangers]) == 0
+    tpir = json.loads(out.read_text())["figures"]["submodels.my_set.sim.tpir"]
+    assert 0 < tpir <= found["submodels.my_set.sim.accuracy"]
+    assert main(["submodels", "--dataset", str(tmp_path)]) == 1
+    assert "expected folders train" in capsys.readouterr().err

@@ -31,9 +31,13 @@ from conftest import ROOT
 
 from bench import __main__ as bench
 from edgeface import cli
+from edgeface.alignment import align
+from edgeface.detect import Detector
+from edgeface.embed import Embedder
 from edgeface.gallery import Gallery
 from edgeface.models import load_card, read_card
 from edgeface.piles.server import PileServer
+from edgeface.submodels import Rule, SubmodelBank
 
 EXAMPLES = ROOT / "examples"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -114,6 +118,18 @@ def desk(tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "edgeface/weights/mobilefacenet.onnx", models / "mine.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def pack(picture: Path, bank: Path) -> None:
+    """A bank of submodels whose seventh class is who the picture shows."""
+    image, embedder = cv2.imread(str(picture)), Embedder.load()
+    centres = np.random.default_rng(6).standard_normal((8, embedder.size)).astype(np.float32)
+    centres[6] = embedder(align(image, Detector.load()(image)[:1]))[0]
+    names = [*(f"n{i:06d}" for i in range(6)), "Dora", "n000007"]
+    SubmodelBank.pack(
+        centres, centres, np.arange(8) % 2, names=names, rule=Rule("maxmax"),
+        embedder=embedder.card.digest,
+    ).save(bank)  # fmt: skip
 
 
 def stock(gallery: Path) -> None:
@@ -278,6 +294,8 @@ def test_every_command_of_the_documents_runs(
 ) -> None:
     if document.stem == "gallery":
         stock(desk / "office.gallery")
+    if document.stem == "cli":
+        pack(desk / "b.jpg", desk / "staff.efb")
     text = document.read_text(encoding="utf-8")
     found = re.findall(r"^```(sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     for language, block in found:
