@@ -24,6 +24,7 @@ from edgeface.cluster import Clusters, cluster, graph
 from edgeface.cluster.neighbours import neighbours
 from edgeface.cluster.people import MIN_QUALITY
 from edgeface.cluster.update import Pile
+from edgeface.embed import DEFAULT
 from edgeface.metrics.clustering import (
     adjusted_rand_index,
     bcubed,
@@ -61,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "edgeface-bench-embeddings"
     )
     parser.add_argument("--only", action="append", choices=PARTS)
+    folder = parser.add_argument_group("a folder of people instead of all this")
+    folder.add_argument("--dataset", type=Path, help="a folder per person with pictures in it")
+    folder.add_argument("--name", help="what to call it (default: as the folder is)")
+    folder.add_argument("--model", default=DEFAULT, help="embedder: a name or file")
+    folder.add_argument("--out", type=Path, default=Path("evaluation_results"))
+    folder.add_argument("--threads", type=int, default=2)
     files = parser.add_argument_group("files of the MS1M benchmark instead of all this")
     files.add_argument("--config", type=Path, help="the original's .yaml that names the files")
     files.add_argument("--bin", type=Path, help="float32 features without it")
@@ -98,6 +105,11 @@ def tests(features: Source) -> dict[str, Labelled]:
 
 
 def figures(args: argparse.Namespace) -> Figures:
+    if args.dataset is not None:
+        from bench.clustering_dataset import evaluate
+
+        name = args.name or args.dataset.resolve().name
+        return evaluate(args.dataset, name, args.model, args.out, args.threads, scores)
     if args.config is not None or args.bin is not None:
         return of_files(args)
     only = args.only or list(PARTS)

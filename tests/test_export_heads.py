@@ -233,7 +233,8 @@ def test_a_prepared_set_is_trained_tuned_and_judged_as_it_is_divided(
     answers, similarity = bank.classify(test.x)
     right = answers == test.y
     assert 0.5 < right.mean() < 1
-    assert report["test"]["accuracy"] == report["test"]["recall"] == pytest.approx(right.mean())
+    assert report["test"]["accuracy"] == pytest.approx(right.mean())
+    assert report["test"]["recall"] == pytest.approx(right.mean())  # five of each class
     precision = [
         right[answers == c].mean() if (answers == c).any() else 0.0 for c in range(len(bank))
     ]

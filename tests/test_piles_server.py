@@ -197,6 +197,8 @@ def test_the_report_opens_in_a_browser(result, tmp_path) -> None:
     assert f"<h1>{PEOPLE} people in {PEOPLE * 4} faces</h1>" in dom
     assert dom.count("<section") == PEOPLE
     assert dom.count('src="data:image/jpeg;base64,') == dom.count("<circle") == PEOPLE * 4
+    legend = dom[dom.index('<ul id="legend"') : dom.index("</ul>")]
+    assert legend.count("<li>") == legend.count("background: hsl(") == PEOPLE
     assert "<form" not in dom
     assert "#1 " in dom and "p0 & 0.png#0" in html.unescape(dom)
     links = re.findall(r'<a href="([^"]+)"', dom)

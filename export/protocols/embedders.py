@@ -21,15 +21,17 @@ SCALED = {TEACHER, "w600k_mbf"}
 NAMED = {"original": f"{ORIGINAL}/optim.onnx", TEACHER: f"models/teachers/{TEACHER}.onnx"}
 
 
-def open_embedder(path: Path, *, threads: int = 2, batch: int = 32) -> Embed:
+def open_embedder(
+    path: Path, *, threads: int = 2, batch: int = 32, original: bool | None = None
+) -> Embed:
     """(n, 112, 112, 3) uint8 BGR → (n, d) unit rows, by OpenVINO in float32. Files want RGB
-    0..255, but for those in `SCALED` and the original project's, which are told by their folder,
-    want (x − 127.5) / 127.5 and one picture at a time."""
+    0..255, but for those in `SCALED` and the `original` project's, told by their folder unless it
+    is said, which want (x − 127.5) / 127.5 and one picture at a time."""
     import openvino as ov
 
     core = ov.Core()
     model = core.read_model(str(path))
-    foreign = "peers" in path.parts
+    foreign = "peers" in path.parts if original is None else original
     scaled = foreign or path.stem in SCALED
     model.reshape([batch, 3, 112, 112] if not foreign else [1, 3, 112, 112])
     size = 1 if foreign else batch

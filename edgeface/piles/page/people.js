@@ -97,18 +97,37 @@ function section(person) {
   return node;
 }
 
+// The golden angle spreads neighbouring numbers over the colour circle.
+function colour(person) {
+  return `hsl(${(person * 137) % 360} 60% 50%)`;
+}
+
+function legend(people) {
+  const list = make("ul", undefined, { id: "legend" });
+  for (const person of people.slice(0, 20)) {
+    const item = make("li", `${title(person)} (${person.size})`);
+    const mark = make("span");
+    mark.style.background = colour(person.person);
+    item.prepend(mark);
+    list.append(item);
+  }
+  if (people.length > 20) list.append(make("li", `and ${people.length - 20} more people`));
+  return list;
+}
+
 function map(points) {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
   svg.setAttribute("viewBox", "0 0 1000 500");
   svg.id = "map";
+  const names = new Map(data.people.map((person) => [person.person, title(person)]));
   for (const [x, y, person, exemplar] of points) {
     const dot = document.createElementNS(space, "circle");
-    // The golden angle spreads neighbouring numbers over the colour circle.
-    const colour = `hsl(${(person * 137) % 360} 60% 50%)`;
-    for (const [key, value] of Object.entries({ cx: x, cy: y, r: exemplar ? 5 : 2.5, fill: colour })) {
-      dot.setAttribute(key, value);
-    }
+    const look = { cx: x, cy: y, r: exemplar ? 5 : 2.5, fill: colour(person) };
+    for (const [key, value] of Object.entries(look)) dot.setAttribute(key, value);
+    const name = document.createElementNS(space, "title");
+    name.textContent = names.get(person);
+    dot.append(name);
     svg.append(dot);
   }
   return svg;
@@ -118,7 +137,7 @@ document.querySelector("h1").textContent =
   `${data.people.length} people in ${data.faces - data.unfit.size} faces`;
 document.getElementById("hint").textContent =
   "Largest first; within a person the least certain faces come first. A face links to its picture.";
-if (data.map.length) main.append(map(data.map));
+if (data.map.length) main.append(map(data.map), legend(data.people));
 main.append(...data.people.map(section));
 if (data.unfit.size) {
   const folded = make("details", undefined, { id: "unfit" });
