@@ -27,7 +27,7 @@ from edgeface.runtime import Runtime
 from edgeface.settings import Settings
 from edgeface.sinks import Sink, Sinks
 from edgeface.submodels import SubmodelBank
-from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider, expected
+from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider, Thresholds, expected
 from edgeface.trace import Trace
 from edgeface.types import Event, Face, Frame, Sighting, Threshold
 from edgeface.watching import watch
@@ -168,6 +168,10 @@ class Identifier:
     def threshold(self) -> Threshold:
         """The threshold of known people for the gallery as it is now, and where it came from."""
         return self._thresholds().known
+
+    def thresholds(self) -> Thresholds:
+        """The thresholds of known people and of strangers, for the gallery as it is now."""
+        return self._thresholds()
 
     @property
     def linking(self) -> Linking | None:

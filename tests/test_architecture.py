@@ -64,7 +64,8 @@ LAYERS = {
         "tidy",
         "cameras",
     },
-    4: {"cli"},
+    4: {"serve"},
+    5: {"cli"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 # Heavy or optional packages and the only modules that may import them.
@@ -76,6 +77,8 @@ OWNERS = {
     "numba": {"score"},
     "hnswlib": {"gallery", "cluster"},
     "typer": {"cli"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
     "torch": set(),
 }
 

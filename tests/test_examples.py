@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 import pytest
 import typer
+import uvicorn
 from conftest import ROOT
 
 from bench import __main__ as bench
@@ -183,6 +184,7 @@ def run_edgeface(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, st
         patch.setattr(sys, "stderr", Messages(screen))
         patch.setenv("COLUMNS", "100")
         patch.setattr(PileServer, "serve_forever", lambda server: None)  # until Ctrl-C
+        patch.setattr(uvicorn.Server, "run", lambda server, sockets: None)  # as well
         patch.setattr(webbrowser, "open", lambda address: True)
         with pytest.raises(SystemExit) as stop:
             cli.main()
@@ -214,7 +216,7 @@ def reads(expected: str, line: str) -> bool:
     ):
         if part == "…":
             pattern = pattern.removesuffix(r"\ ") + ".*?"
-        elif re.fullmatch(r"[\d.]+", part) and float(part) and (float(part) >= 20 or "." in part):
+        elif re.fullmatch(r"\d+(\.\d+)?", part) and float(part) and (float(part) >= 20 or "." in part):
             pattern += r"(\d+(?:\.\d+)?)"
             wanted.append(float(part))
         else:
@@ -284,7 +286,7 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif words[0] == "pip":
         check_pip(words[1:])
     else:
-        assert words[0] in {"sudo", "journalctl"}, f"nothing here runs or checks: {command}"
+        assert words[0] in {"sudo", "journalctl", "curl"}, f"nothing here runs or checks: {command}"
         subprocess.run(["bash", "-n", "-c", command], check=True)
 
 

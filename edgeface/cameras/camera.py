@@ -90,6 +90,11 @@ class Camera:
                 last_frame=None if shot is None else shot.at,
             )
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether no frame will come any more."""
+        return self._state in {State.ENDED, State.STOPPED}
+
     def snapshot(self, after: int = 0, timeout: float = 0.0) -> Snapshot | None:
         """The newest frame whose number is above `after`, waited for at most `timeout` seconds."""
         with self._news:

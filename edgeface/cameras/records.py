@@ -27,10 +27,11 @@ class CameraSpec:
     repeat: bool = False
 
     def __post_init__(self) -> None:
-        if not self.name.strip() or len(self.name) > NAME_LENGTH or not self.name.isprintable():
+        name = self.name
+        if not name.strip() or len(name) > NAME_LENGTH or not name.isprintable() or "/" in name:
             raise ArgumentError(
-                f"a camera's name is {self.name[:80]!r}: give 1 to {NAME_LENGTH} printable "
-                "characters"
+                f"a camera's name is {name[:80]!r}: give 1 to {NAME_LENGTH} printable characters "
+                "other than /"
             )
         if not self.source.strip():
             raise ArgumentError(f"the camera {self.name!r} has no source: give 0, a URL or a file")

@@ -21,6 +21,7 @@ from edgeface.cli.identify import identify
 from edgeface.cli.machine import doctor, models
 from edgeface.cli.output import Messages, say
 from edgeface.cli.people import people
+from edgeface.cli.serve import serve
 from edgeface.cli.sightings import sightings
 from edgeface.cli.verbs import calibrate, enroll, verify
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (enroll, identify, verify, calibrate, cluster, sightings, doctor):
+for verb in (enroll, identify, verify, calibrate, cluster, serve, sightings, doctor):
     app.command()(verb)
 app.add_typer(people, name="gallery")
 app.add_typer(models, name="models")

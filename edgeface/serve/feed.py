@@ -1,0 +1,89 @@
+"""The log of events as a stream: every event once, in order, wherever a client left off.
+
+Listeners only wake the streams; what they send is read from the log. So nothing is sent that a
+crash could lose, and nothing has to be kept for a slow client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from edgeface.errors import GalleryError
+from edgeface.sightings import Sightings
+
+HEARTBEAT = 15.0  # seconds; proxies give up on silent connections after 60 and more
+AT_ONCE = 200  # events read from the log at a time
+
+
+class Feed:
+    """The streams of one log."""
+
+    def __init__(self, store: Sightings) -> None:
+        self._store = store
+        self._waiting: set[asyncio.Event] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.ended = False  # all streams end, those of pictures too
+        store.listeners.append(self._on_event)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        for waiting in self._waiting:
+            waiting.set()
+
+    def begin(self) -> None:
+        """Take streams, in the loop that is running."""
+        self._loop = asyncio.get_running_loop()
+
+    def end(self) -> None:
+        """End all streams, for a stop; in the loop's thread."""
+        self.ended = True
+        self._wake()
+
+    @property
+    def clients(self) -> int:
+        """How many streams there are."""
+        return len(self._waiting)
+
+    async def stream(self, after: str | None) -> AsyncIterator[str]:
+        """Server-sent events: those after the one with the id `after`, or from now on. Where the
+        log no longer has it, an event `gap` says so and the stream goes on from now."""
+        news = asyncio.Event()
+        self._waiting.add(news)
+        try:
+            yield "retry: 1000\n\n"
+            if after is None:
+                after = await run_in_threadpool(self._store.newest)
+            while not self.ended:
+                news.clear()
+                try:
+                    events = await run_in_threadpool(self._store.events, after, AT_ONCE)
+                except GalleryError:
+                    yield f"event: gap\ndata: {json.dumps({'after': after})}\n\n"
+                    after = await run_in_threadpool(self._store.newest)
+                    continue
+                for event in events:
+                    yield as_sent(event)
+                    after = event["id"]
+                if not events and not self.ended:
+                    try:
+                        await asyncio.wait_for(news.wait(), HEARTBEAT)
+                    except TimeoutError:
+                        yield ": still here\n\n"
+        finally:
+            self._waiting.discard(news)
+
+
+def as_sent(event: dict[str, Any]) -> str:
+    """One event on the wire; JSON has no newlines, so it is one line of data."""
+    return f"id: {event['id']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"

@@ -1,0 +1,216 @@
+"""Who may ask: host, origin, token and scope of every request, its size, and safe headers.
+
+The browser gets a cookie for the token in the printed link; programs send `Authorization: Bearer`.
+Both are made of the token, so that they outlive a restart and end when the token is changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import socket
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edgeface.serve.answers import Refused, as_refused, envelope
+
+COOKIE = "edgeface"
+COOKIE_AGE = 400 * 86_400  # seconds; the longest that browsers keep one
+SAFE = {"GET", "HEAD"}
+OPEN = {"/v1/health"}
+ASKING = {"/v1/identify", "/v1/detect", "/v1/verify"}  # POST, but change nothing
+BODY = 1 << 20  # bytes of a request
+UPLOAD = 64 << 20  # bytes of one with pictures
+DRAINED = 16 << 20  # bytes of a longer one that are read and thrown away before it is refused
+UPLOADS = {*ASKING, "/v1/people"}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The tokens, and the `names` the service is reached by, with a port or without."""
+
+    admin: str = field(repr=False)
+    read: str | None = field(default=None, repr=False)
+    names: tuple[str, ...] = ()
+
+    def derived(self, use: str) -> str:
+        """A secret made of the token for one `use`."""
+        return hmac.new(self.admin.encode(), use.encode(), hashlib.sha256).hexdigest()[:48]
+
+    @property
+    def link(self) -> str:
+        """The secret in the link that opens the page."""
+        return self.derived("link")
+
+    @property
+    def cookie(self) -> str:
+        """The value of the cookie."""
+        return self.derived("cookie")
+
+    def knows(self, host: str) -> bool:
+        """Whether the service is reached by this `Host`: an address, this machine's name, or one of
+        `names`. Names of others that lead here are how pages of theirs would reach in."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            ipaddress.ip_address(name)
+        except ValueError:
+            pass
+        else:
+            return True
+        own = socket.gethostname().lower()
+        known = {"localhost", own, f"{own}.local", *self.names}
+        return bool(name) and (name in known or host.lower() in known)
+
+
+class Guard:
+    """The outermost part of the service."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self.app, self.access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        number = secrets.token_hex(8)
+        scope["edgeface.request_id"] = number
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = MutableHeaders(scope=message)
+                for key, value in HEADERS.items():
+                    headers[key] = value
+                is_page = not scope["path"].startswith(("/v1/", "/metrics"))
+                headers.setdefault("Cache-Control", "no-cache" if is_page else "no-store")
+                headers["X-Request-Id"] = number
+            await send(message)
+
+        try:
+            answer = self._check(scope)
+            if answer is not None:
+                await answer(scope, receive, sending)
+                return
+            await self.app(scope, _bounded(scope, receive), sending)
+        except Exception as error:
+            if begun:
+                raise
+            await envelope(as_refused(error), number)(scope, receive, sending)
+
+    def _check(self, scope: Scope) -> Response | None:
+        """An answer, if that is all there is to it.
+
+        Raises:
+            Refused: the request is not to be answered.
+        """
+        headers, method = Headers(scope=scope), scope["method"]
+        path = scope["path"].rstrip("/") or "/"
+        host = headers.get("host", "")
+        if not self.access.knows(host):
+            raise Refused(
+                421, "unknown_host", f"this service is not called {host[:100]!r}: add it to hosts"
+            )
+        limit = UPLOAD if path in UPLOADS else BODY
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > limit:
+            raise Refused(413, "too_large", f"the body is over {limit} bytes", {"limit": limit})
+        scope["edgeface.limit"] = limit
+        if path in OPEN:
+            return None
+        if method in SAFE and not path.startswith(("/v1/", "/metrics")):
+            return self._page(scope)
+        granted = self._granted(headers)
+        if granted is None:
+            given = "wrong_token" if "authorization" in headers else "no_token"
+            raise Refused(
+                401, given, "a token is needed: open the link that edgeface serve printed, or send "
+                "Authorization: Bearer", headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+        if method in SAFE:
+            return None
+        if granted != "admin" and path not in ASKING:
+            raise Refused(403, "wrong_scope", "this token may read only", {"needs": "admin"})
+        self._same_origin(headers, host)
+        return None
+
+    def _page(self, scope: Scope) -> Response | None:
+        """Pages are open, as they hold nothing; the link's secret is taken for a cookie."""
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+        if not given:
+            return None
+        if not hmac.compare_digest(given[0].encode(), self.access.link.encode()):
+            raise Refused(401, "wrong_token", "this link is old: open the one printed last")
+        answer = RedirectResponse("./", 303)
+        answer.set_cookie(
+            COOKIE, self.access.cookie, COOKIE_AGE, httponly=True, samesite="strict",
+            secure=scope.get("scheme") == "https",
+        )  # fmt: skip
+        return answer
+
+    def _granted(self, headers: Headers) -> str | None:
+        """The scope that a request has."""
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if kind:
+            if kind.lower() == "bearer":
+                given = token.strip().encode()
+                if hmac.compare_digest(given, self.access.admin.encode()):
+                    return "admin"
+                read = self.access.read
+                if read is not None and hmac.compare_digest(given, read.encode()):
+                    return "read"
+            return None
+        try:
+            jar = SimpleCookie(headers.get("cookie", ""))
+        except CookieError:
+            return None
+        value = jar[COOKIE].value if COOKIE in jar else ""
+        if hmac.compare_digest(value.encode(), self.access.cookie.encode()):
+            return "admin"
+        return None
+
+    def _same_origin(self, headers: Headers, host: str) -> None:
+        """Refuse a write that a page of somebody else made the browser send."""
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        if site not in (None, "same-origin", "none"):
+            raise Refused(403, "foreign_origin", f"a write from a page that is {site} is refused")
+        if origin is not None:
+            place = urlsplit(origin).netloc.lower()
+            if not place or (place != host.lower() and place not in self.access.names):
+                raise Refused(403, "foreign_origin", f"a write from {origin[:100]} is refused")
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    """`receive` that ends a body that turns out longer than allowed."""
+    limit, taken = scope["edgeface.limit"], 0
+
+    async def receiving() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > limit:
+            # Who is cut off while sending often does not read the answer.
+            while message.get("more_body") and taken < limit + DRAINED:
+                message = await receive()
+                taken += len(message.get("body", b""))
+            raise Refused(413, "too_large", f"the body is over {limit} bytes", {"limit": limit})
+        return message
+
+    return receiving

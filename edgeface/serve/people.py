@@ -1,0 +1,264 @@
+"""Routes about people: who is known, who was met, and who is who."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from starlette.responses import Response
+
+from edgeface import images
+from edgeface.enrolment import one_face
+from edgeface.errors import ImageError
+from edgeface.gallery import Kind, Person, Sample
+from edgeface.serve.answers import Refused
+from edgeface.serve.calls import Call, bad, shown
+from edgeface.sightings import Change
+from edgeface.sightings.recorder import encode
+from edgeface.sightings.visits import Visits, visits
+from edgeface.types import Face, timestamp
+
+Answer = dict[str, Any]
+ALIKE = 3  # people that somebody is said to resemble
+
+
+def listed(call: Call) -> Answer:
+    """GET people: everybody, or those of a kind or group, most visits first."""
+    kind, group = call.query.get("kind"), call.query.get("group")
+    if kind is not None and kind not in set(Kind):
+        raise bad(f"kind is {kind[:50]!r}: use {', '.join(Kind)}", "kind")
+    people = [
+        p
+        for p in call.service.gallery.people()
+        if kind in (None, p.kind) and group in (None, p.group)
+    ]
+    seen = visits(call.service.store)
+    rows = [_person(p, seen.get(p.id)) for p in people]
+    return {"people": sorted(rows, key=lambda r: (-r["visits"]["count"], r["id"]))}
+
+
+def one(call: Call) -> Answer:
+    """GET people/{id}: with whom they resemble."""
+    person = _get(call)
+    return _whole(call, person)
+
+
+def enrol(call: Call) -> tuple[Answer, int]:
+    """POST people: pictures of one person under a name."""
+    call.only("name", "group")
+    name, pictures = call.name(), call.pictures()
+    service, faces, crops, skipped = (
+        call.service,
+        list[Face](),
+        list[bytes | None](),
+        list[Answer](),
+    )
+    sources: list[str | None] = []
+    for number, picture in enumerate(pictures, 1):
+        label = f"picture {number}"
+        try:
+            image = images.read(picture)
+            with service.looking:
+                face = one_face(service.describer, image, "require_one")
+        except ImageError as error:
+            skipped.append({"picture": label, "reason": str(error)})
+            continue
+        faces.append(face)
+        crops.append(encode(image, face) if service.settings.crops else None)
+        sources.append(label)
+    if not faces:
+        raise Refused(422, "bad_picture", skipped[0]["reason"], {"skipped": skipped})
+    rows = np.stack([f.embedding for f in faces if f.embedding is not None])
+    qualities = [f.quality for f in faces]
+    person = service.gallery.enroll(name, rows, qualities=qualities, sources=sources, crops=crops)
+    if isinstance(group := call.body.get("group"), str) and group.strip():
+        service.store.people.group(person.id, group)
+        person = service.store.residents.get(person.id)
+    return {"person": _whole(call, person), "added": len(faces), "skipped": skipped}, 201
+
+
+def changed(call: Call) -> Answer:
+    """PATCH people/{id}: name, group, ignored. With `was` the name must be that one still: of two
+    who rename somebody at once the later learns what the earlier did."""
+    call.only("name", "group", "ignored", "was", "sightings")
+    person, people = _get(call), call.service.store.people
+    was = call.body.get("was")
+    if was is not None and was != person.name:
+        raise Refused(
+            409, "changed_since", f"{shown(was)} is called {person.name!r} by now",
+            {"person": _whole(call, person)},
+        )  # fmt: skip
+    ignored, group = call.body.get("ignored"), call.body.get("group")
+    if ignored is not None and not isinstance(ignored, bool):
+        raise bad(f"ignored is {shown(ignored)}: true or false is needed", "ignored")
+    if group is not None and not isinstance(group, str):
+        raise bad(f"group is {shown(group)}: a text or null is needed", "group")
+    name = call.name() if "name" in call.body else None
+    changes: list[Change] = []
+    number = person.id
+    if name is not None and name != person.name:
+        holder = next((p.id for p in call.service.gallery.people() if p.name == name), None)
+        changes.append(people.name(number, name, call.ids("sightings")))
+        number = number if holder is None else holder
+    if "group" in call.body:
+        changes.append(people.group(number, group or None))
+    if ignored is not None and ignored != (person.kind is Kind.IGNORED):
+        changes.append(people.ignore(number, ignored))
+    return {
+        "person": _whole(call, call.service.store.residents.get(number)),
+        "changes": [change_row(c) for c in changes],
+    }
+
+
+def named(call: Call) -> Answer:
+    """POST people/name: give the faces of some sightings of nobody a name."""
+    call.only("name", "sightings")
+    name, sightings = call.name(), call.ids("sightings", 1)
+    call.there(sightings)
+    change = call.service.store.people.name(None, name, sightings)
+    person = call.service.gallery.person(name)
+    return {"person": _whole(call, person), "changes": [change_row(change)]}
+
+
+def forgotten(call: Call) -> Response:
+    """DELETE people/{id}: erase them, for good."""
+    call.service.store.people.forget(_get(call).id)
+    return Response(status_code=204)
+
+
+def merged(call: Call) -> Answer:
+    """POST people/merge: {into, others}."""
+    call.only("into", "others")
+    into, others = call.body.get("into"), call.ids("others", 1)
+    if type(into) is not int:
+        raise bad(f"into is {shown(into)}: a person's id is needed", "into")
+    if into in others:
+        raise bad("a person cannot be merged into themselves", "others")
+    for number in (into, *others):
+        _existing(call, number)
+    changes = call.service.store.people.merge(into, others)
+    return {
+        "person": _whole(call, _existing(call, into)),
+        "changes": [change_row(c) for c in changes],
+    }
+
+
+def parted(call: Call) -> Answer:
+    """POST people/{id}/split: some sightings, or samples, are somebody else."""
+    call.only("sightings", "samples")
+    person, sightings, samples = _get(call), call.ids("sightings"), call.ids("samples")
+    if bool(sightings) == bool(samples):
+        raise bad("give either sightings or samples", "sightings")
+    call.there(sightings)
+    change = call.service.store.people.split(person.id, sightings=sightings, samples=samples)
+    return {"person": _whole(call, _get(call)), "changes": [change_row(change)]}
+
+
+def not_this(call: Call) -> Answer:
+    """POST people/{id}/not-this: a sighting was not them. {sighting}"""
+    call.only("sighting")
+    person, sighting = _get(call), call.body.get("sighting")
+    if type(sighting) is not int:
+        raise bad(f"sighting is {shown(sighting)}: the id of a sighting is needed", "sighting")
+    (row,) = call.there([sighting])
+    if row.person_id != person.id:
+        raise Refused(409, "changed_since", f"sighting {sighting} is not of {person.name!r}",
+                      {"sighting": row.to_dict()})  # fmt: skip
+    change = call.service.store.people.not_this(sighting)
+    return {"person": _whole(call, _get(call)), "changes": [change_row(change)]}
+
+
+def samples(call: Call) -> Answer:
+    """GET people/{id}/samples: what they are recognised by."""
+    person = _get(call)
+    return {"samples": [_sample(s) for s in call.service.gallery.samples(person.name)]}
+
+
+def sample_image(call: Call) -> Response:
+    """GET people/{id}/samples/{sample}/image: its picture, if one was kept."""
+    wanted = int(call.path["sample"])
+    for sample in call.service.gallery.samples(_get(call).name):
+        if sample.id == wanted and sample.crop is not None:
+            return Response(sample.crop, media_type="image/jpeg")
+    raise Refused(404, "no_image", f"no picture of sample {wanted} is kept")
+
+
+def history(call: Call) -> Answer:
+    """GET history: the newest changes."""
+    found = call.service.store.people.history(call.number("limit", 20, 1, 1000))
+    return {"changes": [change_row(c) for c in found]}
+
+
+def undone(call: Call) -> Answer:
+    """POST history/{id}/undo."""
+    return {"change": change_row(call.service.store.people.undo(int(call.path["id"])))}
+
+
+def change_row(change: Change) -> Answer:
+    """A change as plain JSON types."""
+    return {
+        "id": change.id,
+        "ts": timestamp(datetime.fromtimestamp(change.at, UTC)),
+        "action": change.action,
+        "count": change.count,
+        "undone": change.undone,
+    }
+
+
+def _get(call: Call) -> Person:
+    return _existing(call, int(call.path["id"]))
+
+
+def _existing(call: Call, number: int) -> Person:
+    person = call.service.store.residents.of(number)
+    if person is None:
+        raise Refused(404, "no_person", f"nobody has the id {number}", {"id": number})
+    return person
+
+
+def _person(person: Person, seen: Visits | None) -> Answer:
+    return {
+        "id": person.id,
+        "name": person.name,
+        "kind": str(person.kind),
+        "group": person.group,
+        "samples": person.n_samples,
+        "created": timestamp(datetime.fromtimestamp(person.created, UTC)),
+        "visits": (seen or Visits()).to_dict(),
+    }
+
+
+def _whole(call: Call, person: Person) -> Answer:
+    """A person with the known people whom they resemble, and what it would need."""
+    service = call.service
+    row = _person(person, visits(service.store).get(person.id))
+    needs = service.identifier.threshold
+    alike: list[Answer] = []
+    rows = [s.embedding for s in service.gallery.samples(person.name)]
+    best: dict[int, Any] = {}
+    for matches in service.gallery.search_many(rows[:50], ALIKE + 1, kind=Kind.KNOWN):
+        for match in matches:
+            if match.person_id != person.id:
+                held = best.get(match.person_id)
+                if held is None or match.similarity > held.similarity:
+                    best[match.person_id] = match
+    different = service.gallery.different_from(person.id)
+    for match in sorted(best.values(), key=lambda m: -m.similarity)[:ALIKE]:
+        alike.append({
+            "id": match.person_id, "name": match.name,
+            "similarity": round(match.similarity, 4), "threshold": needs.value,
+            "different": match.person_id in different,
+        })  # fmt: skip
+    return row | {"resembles": alike}
+
+
+def _sample(sample: Sample) -> Answer:
+    return {
+        "id": sample.id,
+        "quality": None if sample.quality is None else round(sample.quality, 4),
+        "provenance": str(sample.provenance),
+        "source": sample.source,
+        "created": timestamp(datetime.fromtimestamp(sample.created, UTC)),
+        "image": sample.crop is not None,
+    }
