@@ -216,7 +216,11 @@ def reads(expected: str, line: str) -> bool:
     ):
         if part == "…":
             pattern = pattern.removesuffix(r"\ ") + ".*?"
-        elif re.fullmatch(r"\d+(\.\d+)?", part) and float(part) and (float(part) >= 20 or "." in part):
+        elif (
+            re.fullmatch(r"\d+(\.\d+)?", part)
+            and float(part)
+            and (float(part) >= 20 or "." in part)
+        ):
             pattern += r"(\d+(?:\.\d+)?)"
             wanted.append(float(part))
         else:

@@ -13,7 +13,7 @@ import secrets
 import socket
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
@@ -65,8 +65,8 @@ class Access:
     def knows(self, host: str) -> bool:
         """Whether the service is reached by this `Host`: an address, this machine's name, or one of
         `names`. Names of others that lead here are how pages of theirs would reach in."""
+        name = _place(f"//{host}").hostname or ""
         try:
-            name = urlsplit(f"//{host}").hostname or ""
             ipaddress.ip_address(name)
         except ValueError:
             pass
@@ -192,9 +192,17 @@ class Guard:
         if site not in (None, "same-origin", "none"):
             raise Refused(403, "foreign_origin", f"a write from a page that is {site} is refused")
         if origin is not None:
-            place = urlsplit(origin).netloc.lower()
+            place = _place(origin).netloc.lower()
             if not place or (place != host.lower() and place not in self.access.names):
                 raise Refused(403, "foreign_origin", f"a write from {origin[:100]} is refused")
+
+
+def _place(address: str) -> SplitResult:
+    """The parts of an address; all empty for what is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _bounded(scope: Scope, receive: Receive) -> Receive:
