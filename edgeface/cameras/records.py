@@ -28,10 +28,9 @@ class CameraSpec:
 
     def __post_init__(self) -> None:
         name = self.name
-        if not name.strip() or len(name) > NAME_LENGTH or not name.isprintable() or "/" in name:
+        if not name.strip() or len(name) > NAME_LENGTH or not name.isprintable():
             raise ArgumentError(
-                f"a camera's name is {name[:80]!r}: give 1 to {NAME_LENGTH} printable characters "
-                "other than /"
+                f"a camera's name is {name[:80]!r}: give 1 to {NAME_LENGTH} printable characters"
             )
         if not self.source.strip():
             raise ArgumentError(f"the camera {self.name!r} has no source: give 0, a URL or a file")

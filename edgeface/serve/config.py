@@ -55,6 +55,8 @@ class ServiceSettings:
                 "EDGEFACE_TOKEN_FILE to a file with one, or token_file in the settings"
             )
         names = [spec.name for spec in self.cameras]
+        if slashed := [n for n in names if "/" in n]:
+            raise ArgumentError(f"a camera is called {slashed[0]!r}: leave out the /")
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ArgumentError(f"two cameras are called {twice[0]!r}: give each its own name")
         if "://" in self.gallery and self.data is None:

@@ -152,6 +152,8 @@ def _spec(call: Call, had: Answer) -> CameraSpec:
             raise bad(f"{key} is {shown(given.get(key))}: a text is needed", key)
     if type(given.get("every", 1)) is not int:
         raise bad(f"every is {shown(given['every'])}: a whole number is needed", "every")
+    if "/" in given["name"]:
+        raise bad("a camera's name is a part of its address: leave out the /", "name")
     return CameraSpec(given["name"].strip(), given["source"].strip(), given.get("every", 1))
 
 
