@@ -217,12 +217,13 @@ class Evidence:
         self._state = aggregator.empty()
         self._last = float("-inf")
         self._foreign_run = 0
+        self._unfit = 0
 
     def due(self, time: float) -> bool:
         """Whether a face at `time` (s) should be looked at."""
         return (
             self.doubtful
-            or self._state.count < self._policy.fresh
+            or self._state.count + self._unfit < self._policy.fresh
             or time - self._last >= self._policy.refresh
         )
 
@@ -237,6 +238,11 @@ class Evidence:
         row, weight = embedding[None], np.array([quality], np.float32)
         self._state = self._aggregator.add(self._state, row, weight)
         return True
+
+    def pass_over(self, time: float) -> None:
+        """A face was looked at that cannot be recognised: it says nothing."""
+        self._last = time
+        self._unfit += 1
 
     @property
     def doubtful(self) -> bool:

@@ -62,20 +62,32 @@ class Embedder:
             ImageError: wrong shape or dtype.
             ModelError: the model returned something that is not an embedding.
         """
+        return self.measure(crops)[0]
+
+    def measure(self, crops: NDArray[Any]) -> tuple[Array, Array]:
+        """Embed aligned crops, and tell how long each embedding was before it was made a unit row.
+
+        Args, raises: as for a call.
+
+        Returns:
+            (n, d) unit rows and their lengths (n,), which fall with how recognisable a face is.
+        """
         if crops.ndim != 4 or crops.shape[1:] != (112, 112, 3) or crops.dtype != np.uint8:
             raise ImageError(
                 f"crops are {crops.dtype} {crops.shape}; (n, 112, 112, 3) uint8 BGR from align() "
                 "is needed"
             )
         rows = np.empty((len(crops), self.size), np.float32)
+        lengths = np.empty(len(crops), np.float32)
         start, sizes = 0, batches_for(self._session.runtime)
         while start < len(crops):
             step = next(b for b in sizes if b <= len(crops) - start)
-            rows[start : start + step] = self._run(crops[start : start + step])
+            some = slice(start, start + step)
+            rows[some], lengths[some] = self._run(crops[some])
             start += step
-        return rows
+        return rows, lengths
 
-    def _run(self, crops: Image) -> Array:
+    def _run(self, crops: Image) -> tuple[Array, Array]:
         spec = self.card.input
         found = self._session.run({spec.name: spec.tensor(crops)})
         rows = found.get(self.card.output("embedding"), np.empty(0, np.float32))
@@ -84,5 +96,7 @@ class Embedder:
                 f"model {self.card.name} returned {rows.shape} with non-finite values or of the "
                 f"wrong size; ({len(crops)}, {self.size}) was expected: reinstall it"
             )
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.asarray(rows / np.maximum(lengths, 1e-12), np.float32)
+        lengths = np.linalg.norm(rows, axis=1)
+        unit = np.asarray(rows / np.maximum(lengths[:, None], 1e-12), np.float32)
+        told = found.get(self.card.output("norm"), lengths)
+        return unit, np.asarray(told.reshape(-1) if told.size == len(rows) else lengths, np.float32)

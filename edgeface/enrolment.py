@@ -15,7 +15,8 @@ from edgeface.describe import Describer
 from edgeface.detect import SURE
 from edgeface.errors import ArgumentError, ImageError
 from edgeface.gallery import Gallery, Kind, Person
-from edgeface.types import Face
+from edgeface.recognisability import ENROLLED
+from edgeface.types import Face, Flaw
 
 OnBad = Callable[[ImageError], object]
 FacePolicy = Literal["require_one", "largest", "skip"]
@@ -64,12 +65,42 @@ def one_face(describer: Describer, picture: images.Source, policy: FacePolicy) -
     return sure[0] if sure else max(faces, key=lambda f: f.score)
 
 
+# What is wrong with a face, and what to do about it.
+_ADVICE = {
+    Flaw.BLURRED: ("is blurred", "give a sharper picture"),
+    Flaw.TOO_SMALL: ("is too small", "give a picture in which it is 60 pixels or more"),
+    Flaw.COMPRESSED: ("was compressed too much", "give the original picture"),
+    Flaw.DARK: ("is dark", "give a picture with more light"),
+    Flaw.OVEREXPOSED: ("is overexposed", "give a picture with less light"),
+    Flaw.MASKED: ("is masked or covered", "give a picture of the whole face"),
+    Flaw.TURNED_AWAY: ("is turned away", "give a picture that shows it from the front"),
+    Flaw.UPSIDE_DOWN: ("is upside down", "turn the picture"),
+    Flaw.NO_SURE_FACE: ("is not surely one", "give a sharp frontal picture"),
+}
+
+
+def check_fit(face: Face, label: str) -> None:
+    """Refuse a face that would lend its name to strangers.
+
+    Raises:
+        ImageError: it can hardly be recognised; the message says why and what to do.
+    """
+    if face.flaw is not None:
+        wrong, advice = _ADVICE[face.flaw]
+        raise ImageError(
+            f"the face in {label} {wrong}, so that strangers may be taken for it (recognisability "
+            f"{face.recognisability:.2f}, {ENROLLED:.2f} is needed); {advice}, or accept poor ones"
+        )
+
+
 def choose(
     describer: Describer,
     name: str,
     pictures: Iterable[images.Source],
     policy: FacePolicy,
     on_bad: OnBad | None,
+    *,
+    accept_poor: bool,
 ) -> Chosen:
     """A face from each picture of the person `name`; see `Identifier.enroll`."""
     _several(pictures)
@@ -79,7 +110,10 @@ def choose(
     for index, picture in enumerate(pictures):
         label = _label(picture, index)
         try:
-            taken.append(one_face(describer, picture, policy))
+            face = one_face(describer, picture, policy)
+            if not accept_poor:
+                check_fit(face, label)
+            taken.append(face)
             sources.append(label)
         except ImageError as error:
             if policy != "skip" and on_bad is None:

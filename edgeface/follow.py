@@ -20,6 +20,7 @@ from edgeface.errors import ArgumentError
 from edgeface.gallery import Gallery, Growth
 from edgeface.gate import Gate
 from edgeface.motion import thumbnail
+from edgeface.recognisability import ENROLLED
 from edgeface.settings import Settings
 from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import Thresholds
@@ -31,6 +32,7 @@ from edgeface.types import (
     Event,
     EventKind,
     Face,
+    Flaw,
     Frame,
     Image,
     Match,
@@ -42,6 +44,8 @@ from edgeface.types import (
 
 # Least quality at which looks may join a face to a lost track: poor faces resemble one another.
 RECOGNISABLE = 0.2
+# Least chance of a face that says something of its track: several together say more than one.
+HEARD = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,12 @@ class _Dossier:
     named: str | None = None
     last: _Moment | None = None  # it was seen at
     stamp: object = None  # the state of the gallery that the matches are of
+    best: float = 0.0  # recognisability of its best face
+
+    def unfit(self, flaw: Flaw | None) -> None:
+        """Say why nobody can tell who it is, while that is so."""
+        if self.decision.status is Status.LOW_QUALITY:
+            self.decision = replace(self.decision, reason=flaw)
 
 
 class Follower:
@@ -183,15 +193,19 @@ class Follower:
         )
         fresh = set()
         for found, face in zip(due, described, strict=True):
-            if face.embedding is None:
-                continue
             track, dossier = found, self._dossier(found.id)
+            if face.embedding is None or face.recognisability < HEARD:
+                dossier.unfit(face.flaw)
+                if face.embedding is not None:
+                    dossier.evidence.pass_over(time)
+                continue
             added = dossier.evidence.add(face.embedding, face.quality, time)
             if dossier.evidence.changed_hands:
                 track = replace(track, id=self._tracker.split(track.id), first_seen=time)
                 seen = [track if t.id == found.id else t for t in seen]
                 dossier = self._dossier(track.id)
                 added = dossier.evidence.add(face.embedding, face.quality, time)
+            dossier.best = max(dossier.best, face.recognisability)
             if added:
                 template = dossier.evidence.template().embedding
                 if self.trace is not None:
@@ -234,6 +248,8 @@ class Follower:
         held = {t.id: self._dossiers[t.id].decision.person_id for t in seen}
         with self._growth.step():
             for track in (t for t in seen if t.id in fresh and t.state is State.CONFIRMED):
+                if self._dossiers[track.id].best < ENROLLED:
+                    continue
                 self._growth.see(
                     track.id,
                     self._dossiers[track.id].evidence.template(),

@@ -23,23 +23,26 @@ from edgeface.errors import ArgumentError
 from edgeface.follow import Follower
 from edgeface.gallery import Gallery, GrowthRules, Kind
 from edgeface.plot import Curve
+from edgeface.recognisability import NAMED
 from edgeface.runtime import Runtime
 from edgeface.settings import Settings
 from edgeface.sinks import Sink, Sinks
 from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider, Thresholds, expected
 from edgeface.trace import Trace
-from edgeface.types import Event, Face, Frame, Sighting, Threshold
+from edgeface.types import Event, Face, Flaw, Frame, Sighting, Status, Threshold
 from edgeface.watching import watch
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Two pictures compared: raw cosine `similarity`, the `threshold`, whether it is the `same`."""
+    """Two pictures compared: raw cosine `similarity`, the `threshold`, whether it is the `same`;
+    never where one of the faces cannot be recognised, for the `reason` given."""
 
     similarity: float
     threshold: Threshold
     same: bool
+    reason: Flaw | None = None
 
 
 def compare(
@@ -55,10 +58,12 @@ def compare(
         ImageError: a picture is unreadable or shows no face.
     """
     limit = threshold or expected(describer.embedder.card, 1)
-    first, second = (one_face(describer, p, "largest").embedding for p in (a, b))
+    faces = [one_face(describer, p, "largest") for p in (a, b)]
+    first, second = (f.embedding for f in faces)
     assert first is not None and second is not None
     similarity = float(first @ second)
-    return Verification(similarity, limit, similarity >= limit.value)
+    reason = next((f.flaw for f in faces if f.recognisability < NAMED), None)
+    return Verification(similarity, limit, reason is None and similarity >= limit.value, reason)
 
 
 class Identifier:
@@ -186,16 +191,23 @@ class Identifier:
         return self.describer(images.read(picture))
 
     def identify(self, picture: images.Source) -> list[Sighting]:
-        """Who is in a picture: one sighting per face, largest first, nobody named twice."""
+        """Who is in a picture: one sighting per face, largest first, nobody named twice; a face
+        that cannot be recognised is `low_quality`, with the reason."""
         faces = self.faces(picture)
-        matches = [self.gallery.search(f.embedding) for f in faces if f.embedding is not None]
+        rows = [f.embedding for f in faces if f.embedding is not None]
+        fit = [f.recognisability >= NAMED for f in faces]
+        asked = list(zip(rows, fit, strict=True))
+        matches = [self.gallery.search(row) if good else [] for row, good in asked]
         limits = self._thresholds()
         decisions = decide_together(
             matches, limits.known, stranger=limits.stranger, margin=self.settings.rules.margin
         )
-        rows = [f.embedding for f in faces if f.embedding is not None]
-        decisions = complete(decisions, [ask_bank(self.bank, row) for row in rows])
-        return [Sighting(f, d) for f, d in zip(faces, decisions, strict=True)]
+        banks = [ask_bank(self.bank, row) if good else None for row, good in asked]
+        decisions = complete(decisions, banks)
+        return [
+            Sighting(f, d if good else d.nobody(Status.LOW_QUALITY, f.flaw))
+            for f, d, good in zip(faces, decisions, fit, strict=True)
+        ]
 
     def verify(self, a: images.Source, b: images.Source) -> Verification:
         """Whether the largest sure faces of two pictures are the same person.
@@ -211,6 +223,7 @@ class Identifier:
         pictures: Iterable[images.Source],
         *,
         policy: FacePolicy = "require_one",
+        accept_poor: bool = False,
         on_bad: OnBad | None = None,
     ) -> Enrolment:
         """Add pictures of one person to the gallery, all or none unless bad ones are passed over.
@@ -219,14 +232,17 @@ class Identifier:
             name: any script; an existing name gains samples.
             pictures: paths, encoded bytes or arrays.
             policy: `require_one` face per picture, take the `largest`, or `skip` unfit pictures.
+            accept_poor: take also faces that can hardly be recognised. Strangers get names from
+                those: with ten people enrolled from blurred pictures most blurred strangers did.
             on_bad: called with what is wrong with a bad picture, which is then passed over.
 
         Raises:
-            ImageError: a picture is unreadable or has no face or, under `require_one`, several,
-                and is not passed over; or none is left.
+            ImageError: a picture is unreadable, has no face or, under `require_one`, several, or
+                one that can hardly be recognised (the message says why), and is not passed over; or
+                none is left.
             GalleryError: the name is not acceptable.
         """
-        chosen = choose(self.describer, name, pictures, policy, on_bad)
+        chosen = choose(self.describer, name, pictures, policy, on_bad, accept_poor=accept_poor)
         embeddings = np.stack([f.embedding for f in chosen.faces if f.embedding is not None])
         person = self.gallery.enroll(
             name,

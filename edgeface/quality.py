@@ -7,10 +7,12 @@ about 12 px between the eyes identity fades quickly, and so it does near profile
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edgeface.opencv import cv2
-from edgeface.types import Face, Image
+from edgeface.types import Face, Flaw, Image
 
 # Each pair: the value that halves the factor, and how sharply it does.
 EYES_PX = (10.0, 0.4)
@@ -30,17 +32,23 @@ def rate(face: Face, crop: Image, image_size: tuple[int, int]) -> float:
     Returns:
         a number in [0, 1]; multiplies evidence in `aggregate`, gates enrolment.
     """
+    return math.prod(factors(face, crop).values()) * visible(face, image_size)
+
+
+def factors(face: Face, crop: Image) -> dict[Flaw, float]:
+    """The factors of `rate` but that of what is outside the image, in [0, 1]; each says which flaw
+    makes it small."""
     gray = cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY)[20:100, 22:90]
     eyes = float(np.linalg.norm(face.landmarks[1] - face.landmarks[0]))
     sharpness = float(cv2.Laplacian(gray, cv2.CV_32F).var())
-    return (
-        _sigmoid(eyes, EYES_PX)
-        * _sigmoid(sharpness, SHARPNESS)
-        * (1.0 - _sigmoid(yaw(face), YAW))
-        * _sigmoid(float(gray.std()), CONTRAST)
-        * float(np.clip(face.score, 0.0, 1.0))
-        * visible(face, image_size)
-    )
+    light = Flaw.DARK if gray.mean() < 128 else Flaw.OVEREXPOSED
+    return {
+        Flaw.TOO_SMALL: _sigmoid(eyes, EYES_PX),
+        Flaw.BLURRED: _sigmoid(sharpness, SHARPNESS),
+        Flaw.TURNED_AWAY: 1.0 - _sigmoid(yaw(face), YAW),
+        light: _sigmoid(float(gray.std()), CONTRAST),
+        Flaw.NO_SURE_FACE: float(np.clip(face.score, 0.0, 1.0)),
+    }
 
 
 def yaw(face: Face) -> float:

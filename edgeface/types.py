@@ -56,14 +56,30 @@ class Pose:
     roll: float
 
 
+class Flaw(StrEnum):
+    """Why a face cannot be judged. `masked` by whatever covers it; `no_sure_face` looks like none
+    at all, or its landmarks are wrong."""
+
+    BLURRED = "blurred"
+    TOO_SMALL = "too_small"
+    COMPRESSED = "compressed"
+    DARK = "dark"
+    OVEREXPOSED = "overexposed"
+    MASKED = "masked"
+    TURNED_AWAY = "turned_away"
+    UPSIDE_DOWN = "upside_down"
+    NO_SURE_FACE = "no_sure_face"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
     """One detected face.
 
     `box` (4,) float32 x1, y1, x2, y2; `landmarks` (5, 2) float32 in image order left eye, right
-    eye, nose, left and right mouth corner; `score` in [0, 1]; `quality` in [0, 1] or NaN while
-    unrated; `embedding` (d,) float32 unit row or None while not embedded; `pose` None until it was
-    measured upright.
+    eye, nose, left and right mouth corner; `score` in [0, 1]; `quality` of its picture in [0, 1] or
+    NaN while unrated; `embedding` (d,) float32 unit row or None while not embedded; `pose` None
+    until it was measured upright; `recognisability`, the chance in [0, 1] that its owner is found,
+    NaN while not embedded, and the `flaw` for which that is too small to enrol it, or None.
     """
 
     box: Array
@@ -72,6 +88,8 @@ class Face:
     quality: float = float("nan")
     embedding: Array | None = None
     pose: Pose | None = None
+    recognisability: float = float("nan")
+    flaw: Flaw | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +147,8 @@ class Threshold:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Who a probe is: `name`, `person_id` and `kind` are None unless `status` is match (a `known`
-    person), stranger (a `stranger`) or ignored; `margin` is the lead over the second."""
+    person), stranger (a `stranger`) or ignored; `margin` is the lead over the second; `reason` says
+    why the status is low_quality."""
 
     status: Status
     name: str | None
@@ -138,10 +157,11 @@ class Decision:
     margin: float
     threshold: Threshold
     kind: Kind | None = None
+    reason: Flaw | None = None
 
-    def nobody(self, status: Status) -> Self:
+    def nobody(self, status: Status, reason: Flaw | None = None) -> Self:
         """The same decision without a person, as `status`."""
-        return replace(self, status=status, name=None, person_id=None, kind=None)
+        return replace(self, status=status, name=None, person_id=None, kind=None, reason=reason)
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain JSON types; `similarity` is the raw cosine, never a probability."""
@@ -154,6 +174,7 @@ class Decision:
             "margin": _number(self.margin),
             "threshold": self.threshold.value,
             "threshold_origin": self.threshold.origin,
+            "reason": None if self.reason is None else str(self.reason),
         }
 
 
@@ -175,6 +196,7 @@ class Sighting:
             "landmarks": [_rounded(p) for p in self.face.landmarks],
             "score": round(self.face.score, 4),
             "quality": _number(self.face.quality),
+            "recognisability": _number(self.face.recognisability),
             **self.decision.to_dict(),
         }
 

@@ -29,6 +29,7 @@ VERBS = {
     "card": ("export.card", "measure a shipped embedder and write its card"),
     "report": ("export.report", "measure all shipped embedders: cards, table, picture"),
     "cohort": ("export.cohort", "fit the impostor model that ships beside an embedder"),
+    "recognisability": ("export.recognisability", "fit which faces an embedder can recognise"),
     "fusion": ("export.fusion", "train how the faces of a track become one template"),
     "similarity": ("export.similarity", "learn the edge similarity used by clustering"),
 }

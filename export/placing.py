@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgeface.atomic import replacing
 from edgeface.models import ModelCard, parts, read_card
+from edgeface.recognisability import Recogniser
 
 
 def install(work: Path, target: Path, names: Sequence[str]) -> None:
@@ -29,5 +30,6 @@ def files_of(card: ModelCard) -> Iterator[Path]:
     """Every file that ships with a card, but itself."""
     for file in card.files():
         yield from parts(file.path)
-    if (cohort := card.path.with_suffix(".cohort.npz")).exists():
-        yield cohort
+    for beside in (card.path.with_suffix(".cohort.npz"), Recogniser.place(card.path)):
+        if beside.exists():
+            yield beside

@@ -1,12 +1,13 @@
 """`python -m export ship CHECKPOINT --name NAME`: everything that is made anew with an embedder.
 
 The float file, INT8 for both runtimes, the comparison with what ships now, the gate of parity, both
-cards with their groups, both impostor models, the fusion of a track's faces, and last their place
-among the shipped weights. For the default embedder also the edge model of clustering. All is made
-in a folder `--work`; a step that is done is not done again, so a run that was stopped goes on where
-it was; another checkpoint or other options begin anew. Nothing shipped changes before every gate is
-passed. A file that tells held-out people apart worse than what it would replace is refused: TAR at
-FAR 1e-4 on families, or on people where the pack has no families, that no training sees.
+cards with their groups, both impostor models and measures of recognisability, the fusion of a
+track's faces, and last their place among the shipped weights. For the default embedder also the
+edge model of clustering. All is made in a folder `--work`; a step that is done is not done again,
+so a run that was stopped goes on where it was; another checkpoint or other options begin anew.
+Nothing shipped changes before every gate is passed. A file that tells held-out people apart worse
+than what it would replace is refused: TAR at FAR 1e-4 on families, or on people where the pack has
+no families, that no training sees.
 
 Afterwards, in a commit of its own: `python -m export report`, which also brings LFW's figures into
 the cards, and the benches of bench/reports, which take figures of clean commits only.
@@ -37,6 +38,7 @@ PRECISIONS = {
     "": "fp32 arithmetic, fp16 weights",
     "-int8": "int8 weights per channel, uint8 maps",
 }
+LEAVABLE = ("recognisability", "fusion", "similarity")
 Step = tuple[str, Callable[[], None]]
 
 
@@ -106,6 +108,7 @@ def plan(args: argparse.Namespace) -> list[Step]:
     labels = ["--labels", *args.labels] if args.labels else []
     judge = args.teacher[0] if args.teacher else None
     tune = ["--tune", args.tune] if args.tune else []
+    backgrounds = ["--backgrounds", args.backgrounds] if args.backgrounds else []
     steps: list[Step] = [
         ("onnx", verb("onnx", args.checkpoint, "--out", files[0])),
         ("int8", verb("int8", args.checkpoint, "--pack", pack, "--out", files[1], *tune)),
@@ -131,6 +134,10 @@ def plan(args: argparse.Namespace) -> list[Step]:
                     *(["--teacher", judge] if judge else []), "--cache", work / "embeddings",
                 ),
             ),
+            (
+                f"recognisability{suffix}",
+                verb("recognisability", file, "--pack", pack, *backgrounds),
+            ),
         ]  # fmt: skip
     people = ["--people", args.people] if args.people else []
     clips = ["--cache", work / "clips.npz"]
@@ -143,7 +150,7 @@ def plan(args: argparse.Namespace) -> list[Step]:
         shared = ["--shared", args.shared] if args.shared else []
         kept = ["--cache", work / "embeddings"]
         steps.append(("similarity", verb("similarity", *features, *shared, *kept)))
-    return [step for step in steps if step[0] not in args.without]
+    return [step for step in steps if step[0].split("-")[0] not in args.without]
 
 
 def note(work: Path, gains: dict[str, float]) -> None:
@@ -176,6 +183,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--lfw", type=Path, required=True, help="folder with pairs.txt, aligned112")
     parser.add_argument("--teacher", type=Path, nargs="*", default=[], help="the first also judges")
     parser.add_argument("--labels", type=Path, nargs="*", default=[], help="CSV files of groups")
+    parser.add_argument("--backgrounds", type=Path, help="pictures without faces")
     parser.add_argument("--work", type=Path, required=True, help="folder to make everything in")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="default: the shipped weights")
     parser.add_argument("--shared", type=Path, help="folder with the test data, for similarity")
@@ -187,7 +195,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=int, default=10, help="of LFW, for parity")
     parser.add_argument("--most", type=int, default=4000, help="pictures of a set, for cohort")
     parser.add_argument("--people", type=int, help="to train the fusion on, default all")
-    parser.add_argument("--without", nargs="*", default=[], choices=("fusion", "similarity"))
+    parser.add_argument("--without", nargs="*", default=[], choices=LEAVABLE)
     parser.add_argument("--worse-too", action="store_true", help="do not compare")
     return parser
 

@@ -32,6 +32,7 @@ LAYERS = {
         "detect",
         "alignment",
         "quality",
+        "recognisability",
         "embed",
         "track",
         "motion",

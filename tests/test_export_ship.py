@@ -19,6 +19,7 @@ from edgeface.cohort import Cohort  # noqa: E402
 from edgeface.embed import Embedder  # noqa: E402
 from edgeface.errors import EdgefaceError  # noqa: E402
 from edgeface.models import FileRef, FusionSpec, digest, load_card, read_card, write_card  # noqa: E402
+from edgeface.recognisability import Recogniser  # noqa: E402
 from export import gate, ship  # noqa: E402
 from export.data import Crop, Pack, open_pack, pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
@@ -97,13 +98,14 @@ def test_everything_is_made_once_and_lands_together(made, capsys):
         assert "40 held-out" not in card.derivation
         assert card.impostors is not None
         Cohort.load(card.path.with_suffix(".cohort.npz"), model=card.digest)
+        assert Recogniser.beside(card.path, card.digest) is not None
         rows = Embedder.load(card.path, threads=1)(np.load(folder / "pack.npy")[:3])
         assert rows.shape == (3, 8)
     assert "openvino" in card.variants
     capsys.readouterr()
     before = {f: f.stat().st_mtime_ns for f in (folder / "weights").iterdir()}
     assert ship.main(words) == 0
-    assert capsys.readouterr().err.count("is done") == 9
+    assert capsys.readouterr().err.count("is done") == 11
     assert before == {f: f.stat().st_mtime_ns for f in (folder / "weights").iterdir()}
 
 
@@ -155,6 +157,9 @@ def test_a_missed_budget_leaves_the_weights_alone(made, monkeypatch):
     words[words.index("--out") + 1] = str(folder / "weights")
 
 
+ENDS = (".onnx", ".json", ".cohort.npz", ".recognisability.npz")
+
+
 def test_files_that_the_new_card_does_not_name_go(made, tmp_path):
     folder, _ = made
     source = folder / "weights"
@@ -166,7 +171,7 @@ def test_files_that_the_new_card_does_not_name_go(made, tmp_path):
     spec = FusionSpec(4, 8, FileRef(one, digest(one)), FileRef(two, digest(two)))
     write_card(replace(read_card(target / "tiny.json"), fusion=spec))
     install(source, target, ["tiny"])
-    assert {f.name for f in target.iterdir()} == {"tiny.onnx", "tiny.json", "tiny.cohort.npz"}
+    assert {f.name for f in target.iterdir()} == {f"tiny{end}" for end in ENDS}
     assert not work.exists()
 
 

@@ -48,6 +48,9 @@ class Colours:
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
         return rows.astype(np.float32)
 
+    def measure(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self(crops), np.ones(len(crops), np.float32)
+
 
 class Scripted:
     """A detector that knows where the painted faces are."""

@@ -17,6 +17,7 @@ import pytest
 
 from edgeface.errors import DataError
 from edgeface.gallery import Gallery, Provenance
+from edgeface.models import InputSpec, ModelCard
 from edgeface.piles import cluster_folder, enroll_people
 from edgeface.types import Face, Threshold
 
@@ -60,26 +61,36 @@ def detector(image: np.ndarray) -> list[Face]:
     return [*faces, doubtful]
 
 
-def embedder(crops: np.ndarray) -> np.ndarray:
-    rows = []
-    for crop in crops:
-        person = round((float(np.median(crop)) - 20) / 15)
-        centre = np.random.default_rng(person).standard_normal(128)
-        noise = np.random.default_rng(int(crop.sum()) % 2**31).standard_normal(128)
-        rows.append(centre + 0.4 * noise)
-    rows = np.array(rows, np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+class Levels:
+    """An embedder without a measure of recognisability: quality judges."""
+
+    size = 128
+    card = ModelCard(
+        "toy", "embedding", Path("no/toy.onnx"), "m" * 64, 128, Threshold(0.5, "card"),
+        InputSpec("image"),
+    )  # fmt: skip
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        rows = []
+        for crop in crops:
+            person = round((float(np.median(crop)) - 20) / 15)
+            centre = np.random.default_rng(person).standard_normal(128)
+            noise = np.random.default_rng(int(crop.sum()) % 2**31).standard_normal(128)
+            rows.append(centre + 0.4 * noise)
+        rows = np.array(rows, np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def measure(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self(crops), np.ones(len(crops), np.float32)
+
+
+embedder = Levels()
 
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch) -> None:
     # Flat gray faces are unrecognisable to the real measure.
     monkeypatch.setattr("edgeface.describe.rate", lambda face, crop, size: 0.9)
-    monkeypatch.setattr("edgeface.piles.folder.fitness", believed)
-
-
-def believed(qualities, embeddings, collapse) -> list[tuple[float, str]]:
-    return [(0.9, "") if q > 0.5 else (0.1, "blurred") for q in qualities]
 
 
 @pytest.fixture
@@ -154,22 +165,23 @@ def test_faces_that_cannot_be_judged_are_counted_and_folded_away(tmp_path, some_
     assert all(row.certainty == 0.0 for row in result.rows if row.person < 0)
     document = json.loads((output / "people.json").read_text())
     assert len(document["unfit"]) == 30
-    assert {f["reason"] for f in document["unfit"]} == {"blurred"}
+    assert {f["reason"] for f in document["unfit"]} == {"dark"}
     assert max(len(p["faces"]) for p in document["people"]) == 3
     assert not [p for p in (output / "people").glob("*/*") if "poor" in str(p.readlink())]
 
 
 def test_certainty_falls_with_fitness(tmp_path, monkeypatch) -> None:
     write_pictures(tmp_path / "photos", range(6), range(4))
+    monkeypatch.setattr("edgeface.piles.folder.fitness", lambda chance: 0.9)
     whole = {r.name: r.certainty for r in run(tmp_path / "photos", tmp_path / "out").rows}
-    monkeypatch.setattr("edgeface.piles.folder.fitness", lambda q, e, c: [(0.8, "") for _ in q])
+    monkeypatch.setattr("edgeface.piles.folder.fitness", lambda chance: 0.8)
     half = {r.name: r.certainty for r in run(tmp_path / "photos", tmp_path / "out").rows}
     assert all(half[name] == pytest.approx(whole[name] * 64 / 81, abs=1e-6) for name in whole)
 
 
 def test_two_faces_that_are_hard_to_recognise_make_no_person(tmp_path, monkeypatch) -> None:
     write_pictures(tmp_path / "photos", range(6), range(4))
-    monkeypatch.setattr("edgeface.piles.folder.fitness", lambda q, e, c: [(0.6, "") for _ in q])
+    monkeypatch.setattr("edgeface.piles.folder.fitness", lambda chance: 0.6)
     people = list(who(run(tmp_path / "photos", tmp_path / "out")).values())
     assert len(set(people)) == len(people)
 

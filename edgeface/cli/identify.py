@@ -28,6 +28,7 @@ from edgeface.errors import ArgumentError
 if TYPE_CHECKING:
     from edgeface.identify import Identifier
 
+COLUMNS = ("picture", "status", "name", "similarity", "box", "reason")
 NO_FACE = "no_face"  # the status of a picture in which nobody was found
 
 
@@ -103,7 +104,7 @@ def identify(
         if pictures:
             passed = Passed()
             rows = _faces(identifier, pictures, passed)
-            print_rows(rows, as_json, columns=("picture", "status", "name", "similarity", "box"))
+            print_rows(rows, as_json, columns=COLUMNS)
             passed.finish()
         elif videos:
             from edgeface.cli.watching import kept, watch, watch_several
@@ -135,7 +136,7 @@ def _nobody(identifier: Identifier) -> dict[str, Any]:
 
     nothing = float("nan")
     decision = Decision(Status.UNKNOWN, None, None, nothing, nothing, identifier.threshold)
-    empty = dict.fromkeys(("track", "box", "landmarks", "score", "quality"))
+    empty = dict.fromkeys(("track", "box", "landmarks", "score", "quality", "recognisability"))
     return empty | decision.to_dict() | {"status": NO_FACE}
 
 

@@ -29,6 +29,10 @@ def enroll(
     gallery: NewGallery,
     what: Annotated[list[str], typer.Argument(help="NAME IMAGE…, or a folder people/NAME/*.jpg")],
     faces: Annotated[str, typer.Option(help="require_one, largest or skip.")] = "require_one",
+    accept_poor: Annotated[
+        bool,
+        typer.Option("--accept-poor", help="Also faces too blurred, small, dark or covered."),
+    ] = False,
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
     threads: Threads = 2,
@@ -50,7 +54,13 @@ def enroll(
             with passed.over(name):
                 _check(name)
                 told = _skipped if faces == "skip" else passed.tell
-                done = identifier.enroll(name, files, policy=faces, on_bad=told)  # type: ignore[arg-type]
+                done = identifier.enroll(
+                    name,
+                    files,
+                    policy=faces,  # type: ignore[arg-type]
+                    accept_poor=accept_poor,
+                    on_bad=told,
+                )
                 person = done.person
                 rows.append({"person_id": person.id, "name": person.name, "added": done.added})
     print_rows(rows, as_json)
@@ -84,6 +94,7 @@ def verify(
         "similarity": round(result.similarity, 4),
         "threshold": result.threshold.value,
         "threshold_origin": result.threshold.origin,
+        "reason": None if result.reason is None else str(result.reason),
     }
     print_rows([row], as_json)
     if exit_code and not result.same:

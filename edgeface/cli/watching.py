@@ -152,7 +152,8 @@ def _print(event: dict[str, Any], lines: bool, *, several: bool = False) -> None
     if "track" not in event:
         emit(f"{start}{event['ts']}  {event['event']}  {readable(event['reason'] or '')}".rstrip())
         return
-    who = readable(event["name"] or event["status"].replace("_", " "))
+    status = " ".join(filter(None, (event["status"], event["reason"]))).replace("_", " ")
+    who = readable(event["name"] or status)
     number = ""
     if event["similarity"] is not None:
         number = f"{event['similarity']:.2f} (needs {event['threshold']:.2f})"

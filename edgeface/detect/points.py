@@ -54,10 +54,10 @@ class Cascade:
         if not file.is_file():
             return None
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 weights, biases = (stored[k].astype(np.float32) for k in ("weights", "biases"))
                 of = str(stored["model"])
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise ModelError(f"{file} holds no rules for landmarks; reinstall it") from error
         if of != digest:
             raise ModelError(f"{file} was fitted for another network than {model}; reinstall both")

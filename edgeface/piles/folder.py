@@ -13,13 +13,15 @@ import numpy as np
 from edgeface.cluster import hand
 from edgeface.cluster.changes import Change
 from edgeface.cluster.update import Pile
+from edgeface.describe import Appraiser, FaceEmbedder
 from edgeface.errors import DataError, OutputError
 from edgeface.listing import pictures_in
 from edgeface.piles import folders
-from edgeface.piles.fitness import FLOOR, Collapse, fitness
-from edgeface.piles.looking import Detector, Embedder, Looker, Progress
+from edgeface.piles.fitness import fitness, reason
+from edgeface.piles.looking import Detector, Looker, Progress
 from edgeface.piles.report import Row, printable, write_csv, write_html, write_json
-from edgeface.piles.store import Kept, Store
+from edgeface.piles.store import Store
+from edgeface.recognisability import NAMED
 from edgeface.types import Array
 
 PILE, STORE, JOURNAL, FOLDERS = "pile.npz", "faces.sqlite", "journal.jsonl", "people"
@@ -50,7 +52,7 @@ def cluster_folder(
     output: str | Path,
     *,
     detector: Detector,
-    embedder: Embedder,
+    embedder: FaceEmbedder,
     update: bool = False,
     into: Literal["link", "copy"] | None = None,
     collages: bool = False,
@@ -68,7 +70,7 @@ def cluster_folder(
 
     Args:
         folder, output: where the pictures are, and where the result goes.
-        detector, embedder: BGR image to faces, aligned crops (n, 112, 112, 3) to unit rows (n, d).
+        detector, embedder: BGR image to faces, an `Embedder`.
         update: pictures that came since join, faces of pictures that are gone or changed leave;
             people keep their ids and names. The names of renamed folders become people's names.
         into: also make a folder per person with links to (or copies of) the pictures.
@@ -91,7 +93,7 @@ def cluster_folder(
         pile = _begin(store, output, files, update=update, model=model)
         if store.setting(_ROOT) is None:
             store.set(_ROOT, os.fsencode(folder))
-        looker = Looker(store, detector, embedder)
+        looker = Looker(store, detector, Appraiser(embedder))
         unreadable = looker.look(files, progress)
         looker.forget_missing(folder, files)
         store.commit()
@@ -167,15 +169,16 @@ def _by_hand(store: Store, pile: Pile, output: Path) -> tuple[Pile, list[Change]
 def _joined(store: Store, pile: Pile | None, *, collages: bool) -> tuple[Pile | None, list[Change]]:
     """The pile with exactly the faces that are in the store and can be judged."""
     faces = {str(f.id): f for f in store.faces() if not f.copy}
-    fit = {name: value for name, value in _fitness(store, faces).items() if value[0] >= FLOOR}
+    fit = {name for name, face in faces.items() if face.recognisability >= NAMED}
     changes: list[Change] = []
     if pile is not None:
-        pile, changes = pile.without(set(pile.names) - set(fit))
-    fresh = [name for name in fit if pile is None or name not in set(pile.names)]
+        pile, changes = pile.without(set(pile.names) - fit)
+    there = set() if pile is None else set(pile.names)
+    fresh = [name for name in faces if name in fit and name not in there]
     if not fresh:
         return pile, changes
     rows = np.stack([faces[name].embedding for name in fresh])
-    trust = [fit[name][0] for name in fresh]
+    trust = [fitness(faces[name].recognisability) for name in fresh]
     pictures = None if collages else [faces[name].picture for name in fresh]
     if pile is None or not len(pile.names):
         first = 0 if pile is None else pile.next_id
@@ -187,27 +190,15 @@ def _joined(store: Store, pile: Pile | None, *, collages: bool) -> tuple[Pile | 
     return pile, changes
 
 
-def _fitness(store: Store, faces: dict[str, Kept]) -> dict[str, tuple[float, str]]:
-    """Fitness and, of those who have too little, why, by name."""
-    if not faces:
-        return {}
-    rows = np.stack([f.embedding for f in faces.values()])
-    collapse = Collapse.of(store, rows.shape[1])
-    judged = fitness(np.array([f.quality for f in faces.values()]), rows, collapse)
-    return dict(zip(faces, judged, strict=True))
-
-
 def rows_of(store: Store, pile: Pile) -> Sorted:
     """The faces of a store with their people."""
     root = Path(os.fsdecode(store.setting(_ROOT) or b"/"))
     kept, names = list(store.faces()), store.names()
-    fit = _fitness(store, {str(f.id): f for f in kept})
     clusters = pile.clusters()
     exemplars = set(clusters.exemplars.tolist())
     place_of = {name: i for i, name in enumerate(pile.names)}
     rows = []
     for face in kept:
-        reason = fit[str(face.id)][1]
         where = place_of.get(str(face.id))
         person = -1 if where is None else int(pile.people[where])
         rows.append(
@@ -220,7 +211,7 @@ def rows_of(store: Store, pile: Pile) -> Sorted:
                 0.0 if where is None else float(clusters.certainty[where]),
                 where in exemplars and not face.copy,
                 names.get(person, "") if person >= 0 else "",
-                reason,
+                reason(face.recognisability, face.flaw),
             )
         )
     embeddings = np.stack([f.embedding for f in kept])

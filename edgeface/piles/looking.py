@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from edgeface import images
-from edgeface.describe import find, measure
+from edgeface.describe import Appraiser, find
 from edgeface.errors import DataError, ImageError
 from edgeface.opencv import cv2
-from edgeface.piles.fitness import Collapse
 from edgeface.piles.store import Picture, Seen, Store
 from edgeface.types import Array, Face, Image
 
 Detector = Callable[[Image], list[Face]]
-Embedder = Callable[[Image], Array]
 Progress = Callable[[int, int], None]
 
 MARGIN = 0.25  # of the box's larger side, around a face on the report
@@ -28,11 +26,11 @@ CROP = 96  # pixels of the longer side of a face on the report
 
 @dataclass(frozen=True, slots=True)
 class Looker:
-    """Finds and embeds the faces of pictures, and keeps them in a `store`."""
+    """Finds, embeds and judges the faces of pictures, and keeps them in a `store`."""
 
     store: Store
     detector: Detector
-    embedder: Embedder
+    appraise: Appraiser
 
     def look(self, files: Sequence[Path], progress: Progress) -> list[tuple[Path, str]]:
         """Look at those of `files` that are new or have changed, and return the ones that cannot
@@ -109,21 +107,21 @@ class Looker:
             equal[digest] = added, file
 
     def _faces(self, image: Image) -> list[Seen]:
-        crops, faces = measure(image, find(self.detector, image))
-        if not faces:
-            return []
-        rows = self.embedder(crops)
-        Collapse.learn(self.store, crops, rows, self.embedder)
-        return [
-            Seen(
-                number,
-                face.box,
-                face.quality,
-                row,
-                _crop(image, face.box),
+        seen = []
+        for number, face in enumerate(self.appraise(image, find(self.detector, image))):
+            assert face.embedding is not None
+            seen.append(
+                Seen(
+                    number,
+                    face.box,
+                    face.quality,
+                    face.embedding,
+                    _crop(image, face.box),
+                    face.recognisability,
+                    face.flaw,
+                )
             )
-            for number, (face, row) in enumerate(zip(faces, rows, strict=True))
-        ]
+        return seen
 
 
 def _crop(image: Image, box: Array) -> bytes:

@@ -18,9 +18,9 @@ from typing import Any, Self
 import numpy as np
 
 from edgeface.errors import DataError, OutputError
-from edgeface.types import Array
+from edgeface.types import Array, Flaw
 
-VERSION = 1
+VERSION = 2
 COMMIT_EVERY = 2.0  # seconds of looking that a power cut may cost
 _SCHEMA = """
 CREATE TABLE setting (key TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -33,7 +33,8 @@ CREATE TABLE face (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     picture INTEGER NOT NULL REFERENCES picture (id) ON DELETE CASCADE,
     number INTEGER NOT NULL, box BLOB NOT NULL, quality REAL NOT NULL,
-    embedding BLOB NOT NULL, crop BLOB NOT NULL);
+    embedding BLOB NOT NULL, crop BLOB NOT NULL, recognisability REAL NOT NULL,
+    flaw TEXT NOT NULL);
 CREATE INDEX face_picture ON face (picture);
 CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT NOT NULL DEFAULT '',
     folder TEXT NOT NULL DEFAULT '');
@@ -59,13 +60,16 @@ class Picture:
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
     """A face of a picture: `number` there, `box` (4,) px, `quality` in [0, 1], `embedding` (d,)
-    float32 unit, `crop` a small JPEG with some of its surroundings."""
+    float32 unit, `crop` a small JPEG with some of its surroundings, `recognisability` and `flaw` as
+    in `Face`."""
 
     number: int
     box: Array
     quality: float
     embedding: Array
     crop: bytes
+    recognisability: float
+    flaw: Flaw | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +85,8 @@ class Kept:
     box: Array
     quality: float
     embedding: Array
+    recognisability: float
+    flaw: Flaw | None
 
 
 class Store:
@@ -168,10 +174,11 @@ class Store:
         ((picture,),) = self._do("SELECT last_insert_rowid()")
         for f in faces:
             self._do(
-                "INSERT INTO face (picture, number, box, quality, embedding, crop) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO face (picture, number, box, quality, embedding, crop, "
+                "recognisability, flaw) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 *(picture, f.number, f.box.astype("<f4").tobytes(), f.quality),
                 *(f.embedding.astype("<f4").tobytes(), f.crop),
+                *(f.recognisability, "" if f.flaw is None else str(f.flaw)),
             )
         return int(picture)
 
@@ -208,10 +215,10 @@ class Store:
         """Every face of every picture, by path and number."""
         rows = self._do(
             "SELECT f.id, f.picture, p.path, p.same_as IS NOT NULL, f.number, f.box, f.quality, "
-            "f.embedding FROM face f JOIN picture p ON f.picture = COALESCE(p.same_as, p.id) "
-            "ORDER BY p.path, f.number"
+            "f.embedding, f.recognisability, f.flaw FROM face f "
+            "JOIN picture p ON f.picture = COALESCE(p.same_as, p.id) ORDER BY p.path, f.number"
         )
-        for face, picture, path, copy, number, box, quality, embedding in rows:
+        for face, picture, path, copy, number, box, quality, embedding, chance, flaw in rows:
             yield Kept(
                 face,
                 picture,
@@ -221,6 +228,8 @@ class Store:
                 np.frombuffer(box, "<f4").astype(np.float32),
                 quality,
                 np.frombuffer(embedding, "<f4").astype(np.float32),
+                chance,
+                Flaw(flaw) if flaw else None,
             )
 
     def crop(self, face: int) -> bytes | None:
