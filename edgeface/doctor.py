@@ -33,7 +33,7 @@ def checks() -> Iterator[Check]:
         yield _package(package)
     yield _opencv()
     yield Check("telemetry", "ok", "off: the runtimes look nothing up and write no file")
-    yield Check("runtime", "ok", "auto means " + _auto())
+    yield from _auto()
     for file in models.card_files():
         try:
             card = models.load_card(file)
@@ -55,12 +55,15 @@ def cpu_flags() -> list[str]:
     return [f for f in FLAGS if f in present]
 
 
-def _auto() -> str:
-    """What `auto` means for the models that can be loaded."""
-    chosen: dict[str, list[str]] = {}
+def _auto() -> Iterator[Check]:
+    """What `auto` means for the models that can be loaded, and why: a line per reason."""
+    chosen: dict[runtime.Choice, list[str]] = {}
     for card in models.cards():
-        chosen.setdefault(runtime.choose("auto", card), []).append(card.name)
-    return "; ".join(f"{name} for {', '.join(own)}" for name, own in sorted(chosen.items()))
+        chosen.setdefault(runtime.weigh(card), []).append(card.name)
+    for choice, own in sorted(chosen.items(), key=lambda x: (x[0].runtime, x[0].reason)):
+        state = "note" if "not installed" in choice.reason else "ok"
+        detail = f"auto means {choice.runtime} for {', '.join(own)} ({choice.reason})"
+        yield Check("runtime", state, detail)
 
 
 def _kernel() -> Check:

@@ -18,7 +18,13 @@ def test_a_sound_machine_has_nothing_bad() -> None:
     checks = found()
     assert [c.name for c in checks.values() if c.state == "bad"] == []
     assert "no file" in checks["telemetry"].detail
-    assert "mobilefacenet" in checks["runtime"].detail
+
+
+def test_the_runtime_of_every_model_comes_with_its_reason() -> None:
+    told = [check.detail for check in doctor.checks() if check.name == "runtime"]
+    assert any("onnxruntime for" in t and "detector" in t and "float32" in t for t in told)
+    (int8,) = (t for t in told if "mobilefacenet-int8" in t)
+    assert "INT8" in int8 or "OpenVINO" in int8
 
 
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])

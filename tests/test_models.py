@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from conftest import FakeSession, write_model
 from edgeface.embed import Embedder
 from edgeface.errors import ArgumentError, ImageError, ModelError
 from edgeface.models import ModelCard, cards, digest, load_card, read_card
-from edgeface.runtime import choose, open_session
+from edgeface.runtime import choose, open_session, weigh
 
 TOY = (Path(__file__).parent / "toys" / "embedder.onnx").read_bytes()
 RUNTIMES = [r for r in ("onnxruntime", "openvino") if importlib.util.find_spec(r)]
@@ -152,6 +154,48 @@ def test_auto_takes_openvino_where_a_model_has_a_file_for_it(
     assert choose("openvino", without) == "openvino"
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert choose("auto", with_ir) == "onnxruntime"
+
+
+def test_the_choice_of_a_runtime_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_ir = load_card(variant_model(tmp_path), "embedding")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(platform, "machine", lambda: "AMD64")
+    assert "float32" in weigh().reason and "INT8" in weigh(with_ir).reason
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert "aarch64" in weigh(with_ir).reason
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert weigh(with_ir).runtime == "onnxruntime"
+    assert "pip install 'edgeface[openvino]'" in weigh(with_ir).reason
+
+
+GROWTH = """
+import numpy as np
+from edgeface.models import load_card
+from edgeface.runtime import open_model
+
+def resident():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(x.split()[1]) for x in lines if x.startswith("VmRSS")) / 1024
+
+card = load_card("detector", "detection")
+session, before = open_model(card, runtime="openvino"), resident()
+for width in range(64, 640, 32):
+    for height in range(64, 384, 64):
+        picture = np.zeros((1, height, width, 3), np.uint8)
+        session.run({card.input.name: card.input.tensor(picture)})
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_openvino_does_not_keep_every_size_it_has_seen() -> None:
+    """Parts of frames have hundreds of sizes: 201 MB for 150 of them without a limit, 81 with."""
+    pytest.importorskip("openvino")
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 130
 
 
 def test_a_variant_is_the_file_of_its_runtime_only(tmp_path: Path) -> None:
