@@ -11,6 +11,9 @@ only, so that what is published can be measured again. Without `--json` a table 
 that was not produced is null, and stderr says why; a bench that fails, or gives a figure that is no
 finite number, makes the exit code 1.
 
+`--headline MACHINE` measures what the README's table shows, on another machine, and gives it a
+column of that name: its documents go to bench/reports/MACHINE (or to `--json OUT`).
+
 `python -m bench report` turns the documents in bench/reports into pages, pictures and the tables of
 the README.
 """
@@ -186,8 +189,27 @@ def one(name: str, rest: Sequence[str]) -> int:
     return 0
 
 
-def several(names: Sequence[str], args: argparse.Namespace) -> int:
-    """Run benches, each in a process of its own: they set threads and cores."""
+def headline(args: argparse.Namespace) -> int:
+    """Measure on this machine what the README's table shows, and write it there."""
+    from bench import report
+
+    if not re.fullmatch(r"\w[\w. -]*", args.headline):
+        print("bench: name the machine in letters and digits, as a folder", file=sys.stderr)
+        return 2
+    inside = args.json in {None, "-"}
+    folder = REPORTS / args.headline if inside else Path(args.json)
+    args.json = str(folder)
+    code = several(list(report.HEADLINE), args, report.HEADLINE)
+    return code or (report.main([]) if inside else 0)
+
+
+def several(
+    names: Sequence[str],
+    args: argparse.Namespace,
+    own: Mapping[str, Sequence[str]] | None = None,
+) -> int:
+    """Run benches, each in a process of its own: they set threads and cores. `own` are options of
+    some of them."""
     options = ["--shared", str(args.shared), *(["--quick"] if args.quick else [])]
     if args.json is not None:
         folder = REPORTS if args.json == "-" else Path(args.json)
@@ -197,7 +219,10 @@ def several(names: Sequence[str], args: argparse.Namespace) -> int:
             return 2
         folder.mkdir(parents=True, exist_ok=True)
         options += ["--json", str(folder)]
-    commands = {name: [sys.executable, "-m", "bench", name, *options] for name in names}
+    commands = {
+        name: [sys.executable, "-m", "bench", name, *options, *(own or {}).get(name, ())]
+        for name in names
+    }
     run = _side_by_side if args.quick else _in_turn
     failed = [name for name, code in run(commands) if code]
     if failed:
@@ -267,8 +292,13 @@ def main(argv: Sequence[str]) -> int:
     names = f"report, or one or more of: {', '.join(NAMES)}"
     parser.add_argument("name", nargs="*", metavar="NAME", help=names)
     parser.add_argument("--all", action="store_true", help="every bench; they take hours")
+    parser.add_argument(
+        "--headline", metavar="MACHINE", help="the README's figures on another machine of that name"
+    )
     common(parser)
     args = parser.parse_args(argv)
+    if args.headline is not None:
+        return headline(args)
     if not (args.name or args.all or args.quick):
         if argv:
             parser.error("name a bench, or give --all or --quick for every one")

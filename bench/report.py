@@ -3,7 +3,8 @@
 Each document becomes a page of the same name, made by `markdown(document)` of `bench.NAME_report`
 or `bench.NAME` where there is such a function, and a list of all figures otherwise; README.md among
 the reports is the page to begin with. Nothing is measured here, so it takes seconds and changes
-nothing when nothing was measured anew.
+nothing when nothing was measured anew. Folders among the reports are other machines: their
+documents give the README's table a column each.
 """
 
 from __future__ import annotations
@@ -189,10 +190,25 @@ FRONT = (
 )
 
 
+# How `python -m bench --headline` measures those rows on another machine, by bench.
+HEADLINE: dict[str, tuple[str, ...]] = {
+    "pipeline": ("--widths", "640"),
+    "size": (),
+    "accuracy": ("--only", "view2"),
+    "openset": (),
+}
+
+
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """Every document of a folder, by bench."""
     found = {f.stem: json.loads(f.read_text(encoding="utf-8")) for f in folder.glob("*.json")}
     return {name: found[name] for name in sorted(found)}
+
+
+def elsewhere(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The documents of other machines, by their names: a folder for each, see `--headline`."""
+    found = {f.name: read(f) for f in sorted(folder.iterdir()) if f.is_dir()}
+    return {name: documents for name, documents in found.items() if documents}
 
 
 def fill(template: str, documents: Documents) -> str | None:
@@ -219,27 +235,45 @@ def origins(template: str, documents: Documents) -> str:
     return "; ".join(dict.fromkeys(told))
 
 
-def table(documents: Documents, titles: Collection[str] | None = None) -> str:
-    """The table of all rows, or of those with `titles`."""
-    lines = ["| | edgeface | others, same run | `python -m bench …` | measured |"]
-    lines.append("|---" * 5 + "|")
+def table(
+    documents: Documents,
+    titles: Collection[str] | None = None,
+    machines: Mapping[str, Documents] | None = None,
+) -> str:
+    """The table of all rows, or of those with `titles`, with a column for each of other
+    `machines`."""
+    machines = machines or {}
+    columns = ["", "edgeface", *(f"on {name}" for name in machines)]
+    columns += ["others, same run", "`python -m bench …`", "measured"]
+    lines = [f"| {' | '.join(columns)} |".replace("|  |", "| |"), "|---" * len(columns) + "|"]
     for what, own, others, command in ROWS:
         value = fill(own, documents)
         if value is not None and (titles is None or what in titles):
             beside = " · ".join(t for o in others if (t := fill(o, documents)) is not None)
             code = command if command == "the same" else f"`{command}`"
-            lines.append(f"| {what} | {value} | {beside} | {code} | {origins(own, documents)} |")
+            there = [fill(own, d) or "" for d in machines.values()]
+            cells = [what, value, *there, beside, code, origins(own, documents)]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def origin(documents: Documents) -> str:
+def origin(documents: Documents, machines: Mapping[str, Documents] | None = None) -> str:
     """What the figures of the table were measured on."""
+    told = [f"Measured on {processors(documents)}"]
+    told += [f"{name} is {processors(found)}" for name, found in (machines or {}).items()]
+    return f"{'; '.join(told)}. Compare ratios, not machines."
+
+
+def processors(documents: Documents) -> str:
+    """The machines of documents."""
     machines = [d["machine"] for d in documents.values()]
     seen = {f"{m['cores']} cores of {m['cpu']}, Python {m['python']}" for m in machines}
-    return f"Measured on {'; '.join(sorted(seen))}. Compare ratios, not machines."
+    return "; ".join(sorted(seen))
 
 
-def renewed(readme: str, documents: Documents) -> str:
+def renewed(
+    readme: str, documents: Documents, machines: Mapping[str, Documents] | None = None
+) -> str:
     """A README with its table made anew.
 
     Raises:
@@ -249,7 +283,8 @@ def renewed(readme: str, documents: Documents) -> str:
         raise ValueError(f"the README needs the lines {BEGIN} and {END}")
     before, rest = readme.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    return f"{before}{BEGIN}\n{table(documents, FRONT)}\n\n{origin(documents)}\n{END}{after}"
+    text = f"{table(documents, FRONT, machines)}\n\n{origin(documents, machines)}"
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 def overview(documents: Documents, pictures: Sequence[tuple[str, str]]) -> str:
@@ -292,5 +327,6 @@ def main(argv: Sequence[str]) -> int:
     text = overview(documents, pictures)
     (args.reports / "README.md").write_text(text, encoding="utf-8")
     readme = args.readme.read_text(encoding="utf-8")
-    args.readme.write_text(renewed(readme, documents), encoding="utf-8")
+    new = renewed(readme, documents, elsewhere(args.reports))
+    args.readme.write_text(new, encoding="utf-8")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,10 @@ def test_a_report_is_written_from_documents_alone(tmp_path: Path) -> None:
 
 def test_the_readme_says_what_the_reports_say() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert report.renewed(text, report.read(report.REPORTS)) == text, "run python -m bench report"
+    machines = report.elsewhere(report.REPORTS)
+    assert report.renewed(text, report.read(report.REPORTS), machines) == text, (
+        "run python -m bench report"
+    )
 
 
 def test_figures_must_be_numbers() -> None:
@@ -193,3 +197,41 @@ def test_a_failing_bench_makes_the_runner_fail(
     assert "toy.x  1.5" in capsys.readouterr().out
     assert runner.one("toy", ["--quick"]) == 1
     assert "no number for toy.x" in capsys.readouterr().err
+
+
+def test_another_machine_gets_a_column(tmp_path: Path) -> None:
+    key = "pipeline.640x360.fps.onnxruntime"
+    (tmp_path / "pipeline.json").write_text(json.dumps(document("pipeline", **{key: 100.0})))
+    (tmp_path / "a board").mkdir()
+    slower = document("pipeline", **{key: 40.0}) | {
+        "machine": {"cpu": "Y", "cores": 4, "python": "3"}
+    }
+    (tmp_path / "a board" / "pipeline.json").write_text(json.dumps(slower))
+    (tmp_path / "empty").mkdir()
+    machines = report.elsewhere(tmp_path)
+    assert list(machines) == ["a board"]
+    text = report.renewed(f"{report.BEGIN}\n{report.END}", report.read(tmp_path), machines)
+    assert "| | edgeface | on a board | others, same run |" in text
+    assert "**100 frames/s** | **40 frames/s** |" in text
+    assert "2 cores of X" in text and "a board is 4 cores of Y" in text
+
+
+def test_the_headline_measures_the_front_rows_into_a_folder_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shown = [own for title, own, *_ in report.ROWS if title in report.FRONT]
+    used = {name for own in shown for name in re.findall(r"\{(\w+) ", own)}
+    assert used == set(report.HEADLINE)
+    lines: dict[str, list[str]] = {}
+
+    def run(commands):
+        lines.update(commands)
+        return [(name, 0) for name in commands]
+
+    monkeypatch.setattr(runner, "_in_turn", run)
+    assert runner.main(["--headline", "a board", "--json", str(tmp_path / "out")]) == 0
+    assert set(lines) == used
+    assert lines["pipeline"][-2:] == ["--widths", "640"]
+    assert all(str(tmp_path / "out") in line for line in lines.values())
+    assert runner.main(["--headline", "../x"]) == 2
+    assert "letters" in capsys.readouterr().err
