@@ -307,3 +307,18 @@ def test_people_who_come_while_the_index_is_built_are_in_it(
             assert gallery.search(rows[i])[0].name == f"p{i // 4}"
         gone = {m.name for m in gallery.search(rows[0], 20) + gallery.search(rows[-1], 20)}
         assert not gone & {"p0", f"p{len(rows) // 4 - 1}"}
+
+
+def test_whose_a_sample_is_does_not_depend_on_the_order_of_enrolment(folder: Path) -> None:
+    """People enrolled at once, by and by, and a sample whose owner is damaged."""
+    rows = faces(4, 40)
+    for scattered in (1, 9):
+        with Gallery.open(folder / f"{scattered}.gallery", model=MODEL, size=SIZE) as gallery:
+            for turn in range(2):
+                for i in range(10):
+                    if turn == 0 or i < scattered:
+                        gallery.enroll(f"p{i}", rows[2 * i + 20 * turn :][:2])
+            gallery.forget("p4")
+            with gallery._read() as tables:
+                plain = tables.execute("SELECT id, person_id FROM sample")
+                assert tables.owners() == {int(i): int(p) for i, p in plain}

@@ -106,6 +106,8 @@ def is_numbered(name: str) -> bool:
 
 def printable(text: str) -> str:
     """`text` with what could steer a terminal or turn its direction shown as U+FFFD."""
+    if text.isascii() and text.isprintable():  # most of a hundred thousand names
+        return text
     return "".join(
         "\ufffd" if unicodedata.category(c) in _STEERING or c in _BIDI else c for c in text
     )
