@@ -25,6 +25,7 @@ VERBS = {
     "int8": ("export.quantize", "checkpoint to INT8 QDQ ONNX for both runtimes"),
     "openvino": ("export.to_openvino", "checkpoint to OpenVINO IR, float16 weights or INT8"),
     "ship": ("export.ship", "all of the below for an embedder, in order, into the weights"),
+    "adopt": ("export.adopt", "make a model of edgeface of any ArcFace-like ONNX file"),
     "parity": ("export.parity", "compare exported files with their checkpoint, exit 1 past budget"),
     "card": ("export.card", "measure a shipped embedder and write its card"),
     "report": ("export.report", "measure all shipped embedders: cards, table, picture"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ FPIRS = (0.1, 0.03, 0.01, 0.003)
 DRAWS = 20  # galleries of each size, group and kind of strangers
 SEEN = 5  # strangers who must be named for a rate to count as measured
 LEAST = 150  # pictures of a group
+MOST = 4000  # pictures of a set
 ELSEWHERE = "strangers of "  # a gallery searched by people of another set
 USUAL, WIDE = 3 / 4, 0.99
 _BINS = 20_000  # of similarities from -1 to 1
@@ -242,6 +243,28 @@ def _line(cases: list[Case], rates: Floats, curve: Floats) -> tuple[float, float
     return float(offset), float(slope)
 
 
+def fit_to(
+    embedder: Embedder,
+    pack: Path,
+    *,
+    labels: Sequence[Path] = (),
+    teacher: Path | None = None,
+    most: int = MOST,
+    without: Sequence[str] = (),
+    cache: Path | None = None,
+) -> tuple[Cohort, dict[str, float]]:
+    """`fit` to the sets of a pack `without` some, at most so many pictures of each."""
+    data, pools = open_pack(pack), []
+    for people in sets_of(data, read_labels(labels)):
+        if people.name in without:
+            continue
+        people = people.some(most)
+        name = f"{people.name}.{embedder.card.digest[:12]}"
+        rows = embed_rows(embedder, data, people.rows, name=name, cache=cache)
+        pools.append(pool_of(people, rows, judged(pack, teacher, data, people.rows)))
+    return fit(pools, model=embedder.card.digest)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export cohort", description=__doc__)
     parser.add_argument("--pack", type=Path, required=True, help="crops packed by `export pack`")
@@ -249,21 +272,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--labels", type=Path, nargs="*", default=[], help="CSV files of groups")
     parser.add_argument("--teacher", type=Path, help="stronger embedder: tells who may be the same")
     parser.add_argument("--out", type=Path, help="default: beside the model, MODEL.cohort.npz")
-    parser.add_argument("--most", type=int, default=4000, help="pictures of a set")
+    parser.add_argument("--most", type=int, default=MOST, help="pictures of a set")
     parser.add_argument("--without", nargs="*", default=[], help="sets to leave out, for a test")
     parser.add_argument("--cache", type=Path, help="folder to keep embeddings in")
     args = parser.parse_args(argv)
-    embedder, data = Embedder.load(args.model), open_pack(args.pack)
-    sets = []
-    for people in sets_of(data, read_labels(args.labels)):
-        if people.name in args.without:
-            continue
-        people = people.some(args.most)
-        name = f"{people.name}.{embedder.card.digest[:12]}"
-        rows = embed_rows(embedder, data, people.rows, name=name, cache=args.cache)
-        opinion = judged(args.pack, args.teacher, data, people.rows)
-        sets.append(pool_of(people, rows, opinion))
-    cohort, errors = fit(sets, model=embedder.card.digest)
+    embedder = Embedder.load(args.model)
+    cohort, errors = fit_to(
+        embedder,
+        args.pack,
+        labels=args.labels,
+        teacher=args.teacher,
+        most=args.most,
+        without=args.without,
+        cache=args.cache,
+    )
     out = args.out or embedder.card.path.with_suffix(".cohort.npz")
     cohort.save(out)
     print(f"cohort: {cohort.people} people, {out.stat().st_size} bytes: {out}", file=sys.stderr)

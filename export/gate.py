@@ -29,6 +29,9 @@ ROUNDING = 1e-9
 BUDGETS = {
     "float": Budget(0.99999, 0.9999, 0.02, 0.1),
     "int8": Budget(0.995, 0.98, 0.15, 1.5),
+    # A foreign network is not known well enough to be fine-tuned, and 512 numbers hide more: at a
+    # cosine of .994, .982 at worst, w600k_mbf tells people apart as before (`bench adopt`).
+    "adopted": Budget(0.99, 0.97, 0.15, 1.5),
 }
 
 

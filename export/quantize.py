@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from export.data import Pack, hold_out, open_pack
 from export.folded import Layer, fold_network
-from export.ir import save, size_of, to_ir
+from export.ir import to_ir
+from export.irfile import save, size_of
 from export.networks.mobilefacenet import MobileFaceNet
 from export.simulated import CENTRE, UNIT, SimulatedInt8, calibrate, equalise, tune
 from export.teachers import to_input

@@ -20,6 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from edgeface.embed import DEFAULT
@@ -93,7 +94,9 @@ def verb(*words: object) -> Callable[[], None]:
 
     def run() -> None:
         told = [str(word) for word in words]
-        if code := main(told):
+        with redirect_stdout(sys.stderr):
+            code = main(told)
+        if code:
             raise EdgefaceError(f"`python -m export {' '.join(told)}` failed with exit code {code}")
 
     return run

@@ -15,7 +15,8 @@ import numpy as np
 import openvino as ov
 
 from export.data import open_pack
-from export.ir import save, size_of, to_ir
+from export.ir import to_ir
+from export.irfile import save, size_of
 from export.quantize import calibration_rows, quantized
 from export.teachers import to_input
 from export.to_onnx import load_network, to_onnx

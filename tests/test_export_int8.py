@@ -12,7 +12,8 @@ from test_export_onnx import SMALL, network, pictures  # noqa: E402, F401
 from edgeface.runtime import open_session  # noqa: E402
 from export import rounding, simulated  # noqa: E402
 from export.folded import absorb, fold_network, hidden, rescale  # noqa: E402
-from export.ir import PREFERENCE, save, to_ir  # noqa: E402
+from export.ir import to_ir  # noqa: E402
+from export.irfile import PREFERENCE, save  # noqa: E402
 from export.networks.mobilefacenet import MobileFaceNet  # noqa: E402
 from export.quantize import to_qdq  # noqa: E402
 from export.to_onnx import to_onnx  # noqa: E402
