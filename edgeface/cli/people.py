@@ -11,7 +11,7 @@ import typer
 
 from edgeface.cli.options import GalleryFile, existing, seconds
 from edgeface.cli.output import Json, print_rows, say
-from edgeface.cli.sightings import erase_forgotten, show
+from edgeface.cli.sightings import follow_gallery, show
 from edgeface.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def forget(
             store.forget(name)
         else:
             count = store.forget_strangers(None if age is None else time.time() - age)
-        erase_forgotten(store)
+        follow_gallery(store)
     if strangers:
         say(f"strangers forgotten: {count}")
 
@@ -116,6 +116,8 @@ def encrypt(gallery: GalleryFile) -> None:
     from edgeface.gallery import Gallery
 
     Gallery.encrypt(gallery)
+    with _store(gallery) as store:
+        follow_gallery(store)
     say(f"{gallery} is encrypted now")
 
 

@@ -66,11 +66,12 @@ def show(
     """
     from edgeface import draw, images
     from edgeface.gallery import Gallery
+    from edgeface.sightings import Sightings
 
     with Gallery.open(existing(gallery), create=False) as people:
         who = people.person(name)
         crops = [s.crop for s in people.samples(name) if s.crop]
-        if stored(people):
+        if Sightings.kept(people):
             with kept(people) as store:
                 rows = store.rows(person=who.id, limit=PAGE).rows
                 crops += [crop for row in rows if (crop := store.crop(row.id)) is not None]
@@ -83,25 +84,20 @@ def show(
     say(f"pictures of {name} written to {out}: {len(crops)}")
 
 
-def erase_forgotten(people: Gallery) -> None:
-    """Erase what was seen of people whom the gallery has forgotten."""
-    if stored(people):
-        with kept(people):  # which does it when it opens
-            pass
+def follow_gallery(people: Gallery) -> None:
+    """Erase what was seen of people whom the gallery has forgotten, seal it if that was
+    encrypted."""
+    from edgeface.sightings import Sightings
 
-
-def stored(people: Gallery) -> bool:
-    """Whether sightings are kept beside a gallery."""
-    from edgeface.sightings.store import SUFFIX
-
-    return "://" not in people.place and Path(people.place + SUFFIX).exists()
+    if Sightings.kept(people):
+        Sightings.open(people).close()  # which does it when it opens
 
 
 def kept(people: Gallery) -> Sightings:
     """The sightings beside a gallery, which must be there."""
     from edgeface.sightings import Sightings
 
-    if not stored(people):
+    if not Sightings.kept(people):
         raise ArgumentError(
             f"no sightings are kept beside {people.place}; keep them with: edgeface identify "
             "--video … --sightings"

@@ -96,6 +96,22 @@ class Base:
         """What seals the values of the gallery, and of what belongs to it."""
         return self._cipher
 
+    @property
+    def database(self) -> Database:
+        """Where the rows are, for what belongs to the gallery and is kept with it."""
+        return self._db
+
+    @property
+    def identity(self) -> str:
+        """What no other gallery has, whatever its name; a copy has it, too."""
+        return self._summary().settings.get("uuid", "")
+
+    @property
+    def last_entry(self) -> int | None:
+        """The id of the journal's entry of the newest change that this thread made, None if that
+        changed nothing."""
+        return getattr(self._local, "entry", None)
+
     def _tables(self, execute: Execute) -> Tables:
         return Tables(execute, self._cipher, self._db.place, self.size)
 
@@ -106,11 +122,14 @@ class Base:
         if batch is not None:
             if batch.begun is None:
                 batch.begun = batch.stack.enter_context(self._begun())
+            batch.begun[0].entry = None
             with _undone_alone(batch.begun[0].execute):
                 yield batch.begun
+            self._local.entry = batch.begun[0].entry
             return
         with self._begun() as begun:
             yield begun
+        self._local.entry = begun[0].entry
         self._finder.refresh()
 
     @contextmanager

@@ -80,6 +80,12 @@ class Editing(Base):
             journal.record(tables, "rename", payload, [person.id])
             return tables.person(person.id)
 
+    def undone(self, entry: int) -> bool:
+        """Whether the journal's entry `entry` has been taken back."""
+        with self._read() as tables:
+            rows = tables.execute("SELECT undone FROM journal WHERE id = ?", (entry,))
+        return bool(rows and rows[0][0])
+
     def ignore(self, name: str, on: bool = True) -> Person:
         """Recognise a person without a match ever, and without an alert; `on` False ends that: who
         was a stranger is one again, anybody else is known."""

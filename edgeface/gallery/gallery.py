@@ -195,10 +195,10 @@ class Gallery(Editing):
         with self._read() as tables:
             return tables.named(check_name(name, reserved=False))
 
-    def merged(self) -> dict[int, int]:
-        """Whom the people that were merged into others (and not parted again) became, by id."""
+    def merges(self) -> journal.Merges:
+        """Whom the people that were merged into others (and not parted again) became."""
         with self._read() as tables:
-            return journal.merged(tables)
+            return journal.merges(tables)
 
     def kind(self, person_id: int) -> Kind:
         """Whether a person (by id) is known or a stranger."""

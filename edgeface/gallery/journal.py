@@ -47,6 +47,7 @@ def record(tables: Tables, action: str, payload: dict[str, Any], people: Iterabl
         "INSERT INTO journal_person VALUES (?, ?)", [(entry, i) for i in set(people)], many=True
     )
     tables.execute("DELETE FROM journal WHERE id <= ?", (entry - KEPT,))
+    tables.entry = int(entry)
 
 
 def entries(tables: Tables, limit: int) -> list[Entry]:
@@ -57,19 +58,29 @@ def entries(tables: Tables, limit: int) -> list[Entry]:
     return [Entry(int(i), moment(t), str(a), bool(u)) for i, t, a, u in rows]
 
 
-def merged(tables: Tables) -> dict[int, int]:
-    """Heir by merged person, of the merges that stand; damaged entries are left out."""
+@dataclass(frozen=True, slots=True)
+class Merges:
+    """The merges that stand: heir and entry by merged person, of the entries from `oldest` on.
+    Older ones are no longer known."""
+
+    heirs: dict[int, tuple[int, int]]
+    oldest: int
+
+
+def merges(tables: Tables) -> Merges:
+    """The merges that stand; damaged entries are left out."""
     rows = tables.execute(
         "SELECT id, payload FROM journal WHERE action = 'merge' AND undone = 0 ORDER BY id"
     )
-    found: dict[int, int] = {}
+    ((newest,),) = tables.execute("SELECT max(id) FROM journal")
+    found: dict[int, tuple[int, int]] = {}
     for entry, payload in rows:
         try:
             content = json.loads(tables.open_text(payload, "journal.payload", str(entry)))
-            found[int(content["other"]["id"])] = int(content["into"])
+            found[int(content["other"]["id"])] = int(content["into"]), int(entry)
         except (GalleryError, LookupError, TypeError, ValueError, RecursionError):
             continue
-    return found
+    return Merges(found, (newest or 0) - KEPT + 1)
 
 
 def inherit(tables: Tables, heir: int, person_id: int) -> None:

@@ -6,13 +6,15 @@ import json
 from typing import TYPE_CHECKING
 
 from edgeface.gallery import Kind
+from edgeface.sightings.binding import scrub
 from edgeface.sightings.records import Expiry
+from edgeface.sightings.rows import count_erased
 
 if TYPE_CHECKING:
     from edgeface.sightings.store import Sightings
 
 DAY = 86_400.0
-_IDS = "(SELECT value FROM json_each(?))"
+_IDS = "({among})"
 
 
 def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
@@ -24,7 +26,8 @@ def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
             held = execute(
                 "SELECT DISTINCT coalesce(given, person) FROM appearance WHERE last >= ?", (limit,)
             )
-        recent = [who.id for (i,) in held if (who := store.residents.of(i)) is not None]
+        moment = store.residents.now()
+        recent = [who.id for (i,) in held if (who := moment.of(i)) is not None]
         counts["strangers"] = store.gallery.forget_strangers(limit, spared=recent)
     known = json.dumps(
         [*store.residents.ids(kind=Kind.KNOWN), *store.residents.ids(kind=Kind.IGNORED)]
@@ -34,7 +37,7 @@ def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
                 "(SELECT count(*) FROM event)"  # fmt: skip
         (before,) = execute(total)
         # Left behind by a process that was killed.
-        execute("UPDATE appearance SET ended = 1 WHERE NOT ended AND last < ?", (now - DAY,))
+        execute("UPDATE appearance SET ended = 1 WHERE ended = 0 AND last < ?", (now - DAY,))
         if rules.crops is not None:
             execute("DELETE FROM crop WHERE at < ?", (now - DAY * rules.crops,))
         for days, test in ((rules.known, "IN"), (rules.strangers, "NOT IN")):
@@ -56,13 +59,15 @@ def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
                 "DELETE FROM crop WHERE appearance IN (SELECT id FROM (SELECT a.id, row_number() "
                 "OVER (PARTITION BY coalesce(a.given, a.person) ORDER BY c.quality DESC, a.id "
                 "DESC) AS place FROM crop c JOIN appearance a ON a.id = c.appearance "
-                f"WHERE coalesce(a.given, a.person) {test}) WHERE place > ?)",
+                f"WHERE coalesce(a.given, a.person) {test}) AS ranked WHERE place > ?)",
                 (limit,),
             )
         (after,) = execute(total)
+        if before != after:
+            count_erased(execute)
     for name, had, has in zip(("crops", "appearances", "events"), before, after, strict=True):
         counts[name] = had - has
     counts["appearances"] += store.residents.reconcile()
-    if any(counts.values()):
-        store.file.erase()
+    if before != after:
+        scrub(store.file)
     return counts

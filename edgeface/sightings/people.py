@@ -1,8 +1,13 @@
 """Changes to who is who, in the gallery and in the past at once. Each can be taken back.
 
-The gallery is changed first and holds the truth about names; rows here refer to it by id, so a
-rename or a merge reaches every past and running appearance without a row being written. Rows are
-written only where a face gets another person (`given`), each with what it was before.
+The gallery holds the truth about names; rows here refer to it by id, so a rename or a merge reaches
+every past and running appearance without a row being written. Rows are written only where a face
+gets another person (`given`), each with what it was before.
+
+Gallery and sightings are two places, so a change is made thus: the rows here are taken for writing,
+the gallery is changed and committed, then they are committed. What the gallery refuses leaves them
+as they were. A power cut between the two commits leaves the gallery's change alone, which
+`edgeface gallery undo` takes back.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,11 +24,14 @@ import numpy as np
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import Person
-from edgeface.types import timestamp
+from edgeface.sightings.records import Appearance
+from edgeface.sightings.rows import Execute
+from edgeface.types import Status, timestamp
 
 if TYPE_CHECKING:
     from edgeface.sightings.store import Sightings
 
+SAMPLES = 16  # faces of appearances that a new person is made of at most, those of most weight
 _CHANGE = "SELECT id, at, action, count, undone FROM change"
 
 
@@ -54,36 +62,51 @@ class People:
             GalleryError: unknown ids, a name that cannot be, faces without a template, or two
                 people who are known to differ.
         """
-        store, gallery, before = self._store, self._store.gallery, self._entry()
-        holder = next((p for p in gallery.people() if p.name == name.strip()), None)
-        if person is not None:
-            who = store.residents.get(person)
-            if holder is not None and holder.id != who.id:
-                named = gallery.merge(holder.name, who.name)
-            else:
-                named = gallery.rename(who.name, name)
-        else:
-            rows = [row for row in store.some(sightings) if row.template is not None]
-            if not rows:
-                raise GalleryError("none of these faces was good enough to be kept: choose others")
-            named = gallery.enroll(
-                name,
-                np.stack([row.template for row in rows if row.template is not None]),
-                qualities=[min(1.0, row.weight / max(1, row.n_faces)) for row in rows],
-                sources=[f"{row.camera} {timestamp(row.last)}" for row in rows],
-                crops=[store.crop(row.id) for row in rows],
-            )
-        moved = dict.fromkeys([*sightings, *self._resembling(named)], named.id)
-        return self._done("name", moved, "person_renamed", named, before)
+        gallery = self._store.gallery
+        rows = self._store.some(sightings)
+        who = None if person is None else self._store.residents.get(person)
+        best = _best(rows) if who is None else []
+        crops = [self._store.crop(row.id) for row in best]
+
+        def named() -> Person:
+            if who is None:
+                return gallery.enroll(
+                    name,
+                    np.stack([row.template for row in best if row.template is not None]),
+                    qualities=[min(1.0, row.weight / max(1, row.n_faces)) for row in best],
+                    sources=[f"{row.camera} {timestamp(row.last)}" for row in best],
+                    crops=crops,
+                )
+            holder = next((p for p in gallery.people() if p.name == name.strip()), who)
+            if holder.id != who.id:
+                return gallery.merge(holder.name, who.name)
+            return gallery.rename(who.name, name)
+
+        def moved(execute: Execute, new: Person) -> list[int]:
+            return [*sightings, *self._resembling(execute, new)]
+
+        return self._make("name", "person_renamed", named, moved)
 
     def merge(self, into: int, others: Sequence[int]) -> list[Change]:
-        """Make people one, who keeps the id and name of `into`; a change for each."""
-        changes, kept = [], self._store.residents.get(into)
-        for other in others:
-            gone = self._store.residents.get(other)
-            before = self._entry()
-            self._store.gallery.merge(kept.name, gone.name)
-            changes.append(self._done("merge", {}, "person_merged", kept, before, merged=other))
+        """Make people one, who keeps the id and name of `into`; a change for each. All of them or,
+        if one cannot be, none."""
+        gallery, kept = self._store.gallery, self._store.residents.get(into)
+        gone = [self._store.residents.get(other) for other in others]
+        changes = list[Change]()
+        try:
+            for other in gone:
+                changes.append(
+                    self._make(
+                        "merge",
+                        "person_merged",
+                        lambda other=other: gallery.merge(kept.name, other.name),  # type: ignore[misc]
+                        merged=other.id,
+                    )
+                )
+        except GalleryError:
+            for change in reversed(changes):
+                self.undo(change.id)
+            raise
         return changes
 
     def split(
@@ -91,10 +114,15 @@ class People:
     ) -> Change:
         """Make some appearances, or some of the gallery's samples, of a person somebody else, who
         gets a number."""
-        who = self._store.residents.get(person)
-        rows, before = self._theirs(who, sightings), self._entry()
-        new = self._store.gallery.split(who.name, samples) if samples else self._apart(who, rows)
-        return self._done("split", dict.fromkeys(sightings, new.id), "person_split", new, before)
+        who, rows = self._store.residents.get(person), self._store.some(sightings)
+        if strange := [row.id for row in rows if row.person_id != who.id]:
+            raise GalleryError(f"sightings {strange} are not of {who.name!r}: choose among theirs")
+        apart: Callable[[], Person]
+        if samples:
+            apart = lambda: self._store.gallery.split(who.name, samples)  # noqa: E731
+        else:
+            apart = self._parting(who, rows)
+        return self._make("split", "person_split", apart, lambda *_: list(sightings))
 
     def not_this(self, sighting: int) -> Change:
         """Say that an appearance is not the person it was taken for. The face becomes a stranger,
@@ -102,29 +130,32 @@ class People:
         row = self._store.row(sighting)
         if row.person_id is None:
             raise GalleryError(f"sighting {sighting} is nobody's: name it instead")
-        before = self._entry()
-        new = self._apart(self._store.residents.get(row.person_id), [row])
-        return self._done("not_this", {sighting: new.id}, "person_split", new, before)
+        apart = self._parting(self._store.residents.get(row.person_id), [row])
+        return self._make("not_this", "person_split", apart, lambda *_: [sighting])
 
     def ignore(self, person: int, on: bool = True) -> Change:
         """Recognise a person without telling of them, or tell of them again."""
-        before = self._entry()
-        who = self._store.gallery.ignore(self._store.residents.get(person).name, on)
-        return self._done("ignore" if on else "heed", {}, "person_renamed", who, before)
+        name = self._store.residents.get(person).name
+        return self._make(
+            "ignore" if on else "heed",
+            "person_renamed",
+            lambda: self._store.gallery.ignore(name, on),
+        )
 
     def group(self, person: int, group: str | None) -> Change:
         """Put a person into a group, or into none."""
-        before = self._entry()
-        who = self._store.gallery.set_group(self._store.residents.get(person).name, group)
-        return self._done("group", {}, "person_renamed", who, before)
+        name = self._store.residents.get(person).name
+        return self._make(
+            "group", "person_renamed", lambda: self._store.gallery.set_group(name, group)
+        )
 
     def forget(self, person: int) -> int:
         """Erase a person from the gallery and from the past: rows, crops, events. Nothing brings
         them back. How many appearances that were."""
         store = self._store
         who, ids = store.residents.get(person), store.residents.ids(person=person)
-        erased = store.residents.erase(ids)
         store.gallery.forget(who.name)
+        erased = store.residents.erase(ids)
         self._tell("person_forgotten", {"person_id": person, "name": None})
         return erased
 
@@ -135,20 +166,21 @@ class People:
             GalleryError: there is no such change, it was taken back, or the gallery has gone on so
                 that it cannot be.
         """
-        store = self._store
-        with store.file.read() as execute:
+        gallery = self._store.gallery
+        with self._store.change() as execute:
             rows = execute("SELECT entry, undone FROM change WHERE id = ?", (change,))
-        if not rows or rows[0][1]:
-            raise GalleryError(f"there is no change {change} that stands: see the history")
-        if rows[0][0] is not None:
-            store.gallery.undo(rows[0][0])
-        with store.file.write() as execute:
-            execute(
-                "UPDATE appearance SET (given, given_by) = (SELECT m.given, m.given_by "
-                "FROM moved m WHERE m.change = ?1 AND m.appearance = appearance.id) "
-                "WHERE given_by = ?1",
-                (change,),
-            )
+            if not rows or rows[0][1]:
+                raise GalleryError(f"there is no change {change} that stands: see the history")
+            if rows[0][0] is not None and not gallery.undone(rows[0][0]):
+                gallery.undo(rows[0][0])
+            # What it was before: of the rows, and of what later changes would bring back.
+            for table, row in (("appearance", "id"), ("moved", "appearance")):
+                execute(
+                    f"UPDATE {table} SET (given, given_by) = (SELECT m.given, m.given_by "
+                    f"FROM moved m WHERE m.change = ? AND m.appearance = {table}.{row}) "
+                    "WHERE given_by = ?",
+                    (change, change),
+                )
             execute("DELETE FROM moved WHERE change = ?", (change,))
             execute("UPDATE change SET undone = 1 WHERE id = ?", (change,))
         self._tell("change_undone", {"change": change})
@@ -165,28 +197,20 @@ class People:
             ((i, at, action, count, undone),) = execute(f"{_CHANGE} WHERE id = ?", (number,))
         return Change(i, at, action, count, bool(undone))
 
-    def _theirs(self, who: Person, sightings: Sequence[int]) -> list[Any]:
-        rows = self._store.some(sightings)
-        if strange := [row.id for row in rows if row.person_id != who.id]:
-            raise GalleryError(f"sightings {strange} are not of {who.name!r}: choose among theirs")
-        return rows
+    def _parting(self, who: Person, rows: Sequence[Appearance]) -> Callable[[], Person]:
+        """Makes a stranger of the best of some rows, whom `who` is never joined with."""
+        best, gallery = _best(rows)[0], self._store.gallery
+        return lambda: gallery.not_this_person(who.name, embedding=best.template)
 
-    def _apart(self, who: Person, rows: Sequence[Any]) -> Person:
-        """A stranger made of the best of some rows, whom `who` is never joined with."""
-        fit = [row for row in rows if row.template is not None]
-        if not fit:
-            raise GalleryError("none of these faces was good enough to be kept: choose others")
-        best = max(fit, key=lambda row: row.weight)
-        return self._store.gallery.not_this_person(who.name, embedding=best.template)
-
-    def _resembling(self, named: Person) -> list[int]:
-        """The past appearances of nobody that reach the threshold of their time for `named`."""
+    def _resembling(self, execute: Execute, named: Person) -> list[int]:
+        """The past appearances of nobody that reach the threshold of their time for `named`. One
+        that was between two people, or not good enough to be decided, is nobody's still."""
         store = self._store
-        with store.file.read() as execute:
-            rows = execute(
-                "SELECT id, run, track, template, threshold FROM appearance "
-                "WHERE coalesce(given, person) IS NULL AND template IS NOT NULL"
-            )
+        rows = execute(
+            "SELECT id, run, track, template, threshold FROM appearance "
+            "WHERE coalesce(given, person) IS NULL AND template IS NOT NULL AND status = ?",
+            (str(Status.UNKNOWN),),
+        )
         if not rows:
             return []
         ids, templates = store.templates(row[:4] for row in rows)
@@ -194,40 +218,34 @@ class People:
         best = np.concatenate([(block @ theirs.T).max(1) for block in _blocks(templates)])
         return [i for i, s, row in zip(ids, best.tolist(), rows, strict=True) if s >= row[4]]
 
-    def _entry(self) -> int | None:
-        """The newest entry of the gallery's journal."""
-        entries = self._store.gallery.history(1)
-        return entries[0].id if entries else None
-
-    def _done(
+    def _make(
         self,
         action: str,
-        moved: dict[int, int],
         event: str,
-        who: Person,
-        before: int | None,
+        change: Callable[[], Person],
+        moved: Callable[[Execute, Person], list[int]] = lambda *_: [],
         **more: Any,
     ) -> Change:
-        """Write a change that the gallery has made since its entry `before`, and tell of it."""
-        entry = self._entry()
-        entry = None if entry == before else entry
-        with self._store.file.write() as execute:
+        """Change the gallery and write what follows; `moved` appearances become the person's whom
+        `change` returns. Then tell of it."""
+        with self._store.change() as execute:
+            who = change()
+            entry = self._store.gallery.last_entry
+            rows = list(dict.fromkeys(moved(execute, who)))
             ((number,),) = execute(
                 "INSERT INTO change (at, action, entry, count) VALUES (?, ?, ?, ?) RETURNING id",
-                (time.time(), action, entry, len(moved)),
+                (time.time(), action, entry, len(rows)),
             )
-            if moved:
-                pairs = json.dumps(list(moved.items()))
-                these = "SELECT value ->> 0 AS id, value ->> 1 AS person FROM json_each(?)"
+            if rows:
+                these = json.dumps(rows)
                 execute(
-                    f"INSERT INTO moved SELECT ?, a.id, a.given, a.given_by FROM ({these}) m "
-                    "JOIN appearance a ON a.id = m.id",
-                    (number, pairs),
+                    "INSERT INTO moved (change, appearance, given, given_by) "
+                    "SELECT ?, id, given, given_by FROM appearance WHERE id IN ({among})",
+                    (number, these),
                 )
                 execute(
-                    f"UPDATE appearance SET given = m.person, given_by = ? FROM ({these}) m "
-                    "WHERE appearance.id = m.id",
-                    (number, pairs),
+                    "UPDATE appearance SET given = ?, given_by = ? WHERE id IN ({among})",
+                    (who.id, number, these),
                 )
         about = {"person_id": who.id, "name": who.name, "kind": str(who.kind), "change": number}
         self._tell(event, about | {"group": who.group} | more)
@@ -238,6 +256,14 @@ class People:
         self._store.log(
             {"version": 1, "id": number, "event": event, "ts": timestamp(datetime.now(UTC))} | about
         )
+
+
+def _best(rows: Sequence[Appearance]) -> list[Appearance]:
+    """The rows of most weight; GalleryError if none has a template."""
+    fit = [row for row in rows if row.template is not None]
+    if not fit:
+        raise GalleryError("none of these faces was good enough to be kept: choose others")
+    return sorted(fit, key=lambda row: (-row.weight, row.id))[:SAMPLES]
 
 
 def _blocks(rows: Any, size: int = 65_536) -> list[Any]:

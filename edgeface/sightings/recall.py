@@ -55,7 +55,7 @@ class Recall:
                 self._top, self._living, self._erased = 0, [], erased
             rows = execute(f"{_READ} WHERE id > ? ORDER BY id", (self._top,))
             rows += execute(
-                f"{_READ} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id",
+                f"{_READ} WHERE id IN ({{among}}) ORDER BY id",
                 (json.dumps(self._living),),
             )
         self._top = max([self._top, *(row[0] for row in rows)])

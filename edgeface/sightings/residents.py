@@ -5,36 +5,62 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import dataclass
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery, Kind, Person
-from edgeface.sightings.file import File
+from edgeface.sightings.binding import scrub
+from edgeface.sightings.rows import WHO, Rows, count_erased
 
-_HELD = "SELECT DISTINCT coalesce(given, person) FROM appearance WHERE coalesce(given, person) > 0"
+# The different values of an indexed column, without reading all rows.
+_DIFFERENT = (
+    "WITH RECURSIVE found (value) AS (SELECT min({what}) FROM {table} UNION ALL SELECT "
+    "(SELECT min({what}) FROM {table} WHERE {what} > value) FROM found WHERE value IS NOT NULL) "
+    "SELECT value FROM found WHERE value IS NOT NULL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The people of the gallery at one moment, and whom merged ones became."""
+
+    stamp: object
+    people: dict[int, Person]
+    heirs: dict[int, int]
+
+    def of(self, person: int | None) -> Person | None:
+        """The person whom a stored id stands for, None if there is nobody (any more)."""
+        for _ in range(len(self.heirs) + 1):
+            if person is None or person in self.people:
+                break
+            person = self.heirs.get(person)
+        return None if person is None else self.people.get(person)
 
 
 class Residents:
     """The people of the gallery as they are at this moment, and whom merged ones became.
 
-    Merges are remembered in the file (`alias`), because the gallery's journal is not endless. One
-    counts only while the merged person is not in the gallery: taking the merge back ends it.
+    Merges are remembered beside the rows (`alias`), because the gallery's journal is not endless.
+    As far back as that goes, it alone says which merges stand.
     """
 
-    def __init__(self, gallery: Gallery, file: File) -> None:
+    def __init__(self, gallery: Gallery, file: Rows) -> None:
         self._gallery, self._file = gallery, file
         self._lock = threading.Lock()
-        self._stamp: object = None
-        self._people: dict[int, Person] = {}
-        self._heirs: dict[int, int] = {}
+        self._moment: Moment | None = None
+
+    def now(self) -> Moment:
+        """The newest state, read again only if anybody has changed the gallery."""
+        stamp = self._gallery.stamp()
+        with self._lock:
+            if self._moment is None or self._moment.stamp != stamp:
+                people = {person.id: person for person in self._gallery.people()}
+                self._moment = Moment(stamp, people, self._heirs())
+            return self._moment
 
     def of(self, person: int | None) -> Person | None:
         """The person whom a stored id stands for, None if there is nobody (any more)."""
-        self._follow()
-        for _ in range(len(self._heirs) + 1):
-            if person is None or person in self._people:
-                break
-            person = self._heirs.get(person)
-        return None if person is None else self._people.get(person)
+        return self.now().of(person)
 
     def ids(self, *, person: int | None = None, kind: Kind | str | None = None) -> list[int]:
         """The stored ids that stand for a person, for people of a kind, or (`unknown`) for nobody
@@ -43,43 +69,43 @@ class Residents:
         Raises:
             GalleryError: there is no such kind.
         """
-        self._follow()
         if kind is not None and kind != "unknown" and kind not in set(Kind):
             raise GalleryError(f"there is no kind {kind!r}: use {', '.join(Kind)} or unknown")
-        found = []
-        for held in {*self._people, *self._heirs, *self._held()}:
-            who = self.of(held)
-            if kind == "unknown":
-                fits = who is None
-            else:
-                fits = who is not None and (kind is None or who.kind == kind)
-            if fits and (person is None or (who is not None and who.id == person)):
-                found.append(held)
-        return sorted(found)
+        now = self.now()
+        if kind == "unknown":
+            held = self._held()
+            return [i for i in held if now.of(i) is None] if person is None else []
+        pairs = ((held, now.of(held)) for held in {*now.people, *now.heirs})
+        return sorted(
+            held
+            for held, who in pairs
+            if who is not None
+            and (kind is None or who.kind == kind)
+            and (person is None or who.id == person)
+        )
 
     def get(self, person: int) -> Person:
         """The person with an id of the gallery; GalleryError if there is none."""
-        self._follow()
-        if person not in self._people:
+        people = self.now().people
+        if person not in people:
             raise GalleryError(f"nobody in {self._gallery.place} has the id {person}")
-        return self._people[person]
+        return people[person]
 
     def reconcile(self) -> int:
         """Erase the appearances, crops and events of people whom the gallery has forgotten; how
         many appearances that were."""
-        self._follow()
-        gone = [held for held in self._held() if self.of(held) is None]
+        now = self.now()
+        gone = [held for held in self._held() if now.of(held) is None]
         return self.erase(gone) if gone else 0
 
     def erase(self, ids: list[int]) -> int:
         """Erase everything about stored ids; how many appearances that were."""
-        where = "SELECT value FROM json_each(?)"
-        which = f"SELECT id FROM appearance WHERE coalesce(given, person) IN ({where})"
+        which = f"SELECT id FROM appearance WHERE {WHO} IN ({{among}})"
         text = json.dumps(ids)
         with self._file.write() as execute:
-            ((count,),) = execute(f"SELECT count(*) FROM ({which})", (text,))
+            ((count,),) = execute(f"SELECT count(*) FROM ({which}) AS these", (text,))
             execute(
-                f"DELETE FROM event WHERE person IN ({where}) OR appearance IN ({which})",
+                f"DELETE FROM event WHERE person IN ({{among}}) OR appearance IN ({which})",
                 (text, text),
             )
             execute(
@@ -88,26 +114,33 @@ class Residents:
                 (text,),
             )
             execute(f"DELETE FROM appearance WHERE id IN ({which})", (text,))
-            execute(f"DELETE FROM alias WHERE gone IN ({where}) OR heir IN ({where})", (text, text))
-        self._file.erase()
+            execute("UPDATE appearance SET person = NULL WHERE person IN ({among})", (text,))
+            execute(
+                "UPDATE moved SET given = NULL, given_by = NULL WHERE given IN ({among})", (text,)
+            )
+            execute("DELETE FROM alias WHERE gone IN ({among}) OR heir IN ({among})", (text, text))
+            count_erased(execute)
+        scrub(self._file)
         with self._lock:
-            self._stamp = None
+            self._moment = None
         return int(count)
 
     def _held(self) -> list[int]:
+        """The ids that appearances and events refer to."""
         with self._file.read() as execute:
-            return [int(person) for (person,) in execute(_HELD)]
+            found = execute(_DIFFERENT.format(what=WHO, table="appearance"))
+            found += execute(_DIFFERENT.format(what="person", table="event"))
+        return sorted({int(person) for (person,) in found})
 
-    def _follow(self) -> None:
-        """Read the gallery again if anybody has changed it."""
-        stamp = self._gallery.stamp()
-        with self._lock:
-            if stamp == self._stamp:
-                return
-            people = {person.id: person for person in self._gallery.people()}
-            merged = self._gallery.merged()
+    def _heirs(self) -> dict[int, int]:
+        merges = self._gallery.merges()
+        stand = {(gone, heir, entry) for gone, (heir, entry) in merges.heirs.items()}
+        with self._file.read() as execute:
+            kept = {(int(g), int(h), int(e)) for g, h, e in execute("SELECT * FROM alias")}
+        stand |= {(g, h, e) for g, h, e in kept if e < merges.oldest and g not in merges.heirs}
+        if stand != kept:
             with self._file.write() as execute:
-                for gone, heir in merged.items():
-                    execute("INSERT OR REPLACE INTO alias VALUES (?, ?)", (gone, heir))
-                heirs = {int(gone): int(heir) for gone, heir in execute("SELECT * FROM alias")}
-            self._people, self._heirs, self._stamp = people, heirs, stamp
+                execute("DELETE FROM alias")
+                for row in sorted(stand):
+                    execute("INSERT INTO alias VALUES (?, ?, ?)", row)
+        return {gone: heir for gone, heir, _ in stand}

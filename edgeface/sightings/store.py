@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,17 +15,26 @@ import numpy as np
 
 from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery, Kind
+from edgeface.gallery.storage.postgres import PostgresDatabase
+from edgeface.sightings.binding import agree, bind, owner
+from edgeface.sightings.events import EventLog
 from edgeface.sightings.expiry import expire
-from edgeface.sightings.file import Execute, File
+from edgeface.sightings.file import File
 from edgeface.sightings.people import People
 from edgeface.sightings.recall import Recall
 from edgeface.sightings.records import Appearance, Expiry, Page
-from edgeface.sightings.residents import Residents
+from edgeface.sightings.residents import Moment, Residents
+from edgeface.sightings.rows import WHO, Execute, Rows
+from edgeface.sightings.server import Server
 from edgeface.types import Array, Event, EventKind, Template
 
-log = logging.getLogger(__name__)
-
 SUFFIX = ".sightings"
+_AGAIN = ", ".join(
+    f"{column} = excluded.{column}"
+    for column in (
+        "person", "status", "similarity", "threshold", "origin", "weight", "faces", "ended"
+    )
+)  # fmt: skip
 _ROW = """
     SELECT a.id, a.run, a.track, a.camera, a.first, a.last, coalesce(a.given, a.person), a.status,
            a.similarity, a.threshold, a.origin, a.template, a.weight, a.faces, c.quality
@@ -36,28 +45,42 @@ class Sightings:
     """Appearances, their crops and the log of events of one gallery. For many threads; several
     processes may share one. Made with `Sightings.open`."""
 
-    def __init__(self, gallery: Gallery, file: File) -> None:
+    def __init__(self, gallery: Gallery, file: Rows) -> None:
+        bind(file, gallery)
         self.gallery, self.file = gallery, file
         self.residents = Residents(gallery, file)
         self.people = People(self)
-        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        self._events = EventLog(file, gallery.cipher)
+        self.listeners = self._events.listeners
         self._recall = Recall(self)
         self.residents.reconcile()
 
     @classmethod
     def open(cls, gallery: Gallery, path: str | Path | None = None) -> Self:
-        """The sightings of `gallery`, by default in the file beside it with `.sightings` behind its
-        name; made when missing. Sealed with the gallery's key if that is encrypted.
+        """The sightings of `gallery`: in the file `path`, by default that beside it with
+        `.sightings` behind its name, or in the tables of its server; made when missing. Sealed with
+        the gallery's key if that is encrypted.
 
         Raises:
-            GalleryError: the file is another program's, newer or damaged; or the gallery is on a
-                server and no path is given.
+            GalleryError: the file is another program's or another gallery's, newer or damaged.
         """
-        if path is None and "://" in gallery.place:
-            raise GalleryError(
-                f"{gallery.place} is no file: say where its sightings are kept (path=…)"
-            )
-        return cls(gallery, File(Path(path or gallery.place + SUFFIX)))
+        file: Rows
+        if path is None and isinstance(gallery.database, PostgresDatabase):
+            file = Server(gallery.database)
+        else:
+            file = File(Path(path or gallery.place + SUFFIX))
+        try:
+            return cls(gallery, file)
+        except BaseException:
+            file.close()
+            raise
+
+    @staticmethod
+    def kept(gallery: Gallery) -> bool:
+        """Whether sightings of a gallery are kept where `open` looks by default."""
+        if isinstance(gallery.database, PostgresDatabase):
+            return Server.there(gallery.database)
+        return Path(gallery.place + SUFFIX).exists()
 
     def close(self) -> None:
         """Let go of the file; the gallery stays open."""
@@ -76,21 +99,26 @@ class Sightings:
 
     # Writing -------------------------------------------------------------------------------------
 
+    @contextmanager
+    def change(self) -> Iterator[Execute]:
+        """One change of the rows, which are sealed as they were when they were opened."""
+        with self.file.write() as execute:
+            agree(execute, self.gallery, self.file.place)
+            yield execute
+
     def record(self, event: Event) -> tuple[int, dict[str, Any]]:
         """Write an event of a track and the appearance it is about, in one change; then the
         listeners are told. Returns the appearance's id, and the event as it is in the log."""
         decision, template = event.decision, event.template
         at, ended = event.at.timestamp(), event.kind is EventKind.LOST
-        with self.file.write() as execute:
+        with self.change() as execute:
             ((appearance,),) = execute(
                 "INSERT INTO appearance (run, track, camera, first, last, person, status, "
                 "similarity, threshold, origin, template, weight, faces, ended) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run, track) "
-                "DO UPDATE SET last = max(last, excluded.last), person = excluded.person, "
-                "status = excluded.status, similarity = excluded.similarity, "
-                "threshold = excluded.threshold, origin = excluded.origin, "
-                "template = coalesce(excluded.template, template), weight = excluded.weight, "
-                "faces = excluded.faces, ended = excluded.ended RETURNING id",
+                "DO UPDATE SET last = {later}(appearance.last, excluded.last), "
+                "template = coalesce(excluded.template, appearance.template), "
+                f"{_AGAIN} RETURNING id",
                 (
                     event.run, event.track, event.source, at, at, decision.person_id,
                     str(decision.status), _finite(decision.similarity), decision.threshold.value,
@@ -100,22 +128,22 @@ class Sightings:
                 ),
             )  # fmt: skip
             told = event.to_dict() | {"sighting": appearance}
-            self._write(execute, told, at, appearance, decision.person_id)
-        self._tell(told)
+            self._events.write(execute, told, at, appearance, decision.person_id)
+        self._events.tell(told)
         return int(appearance), told
 
     def log(self, event: dict[str, Any]) -> None:
         """Write any other event, a dictionary with `id` and `ts`; then the listeners are told."""
         at = datetime.fromisoformat(event["ts"]).timestamp()
-        with self.file.write() as execute:
-            self._write(execute, event, at, None, event.get("person_id"))
-        self._tell(event)
+        with self.change() as execute:
+            self._events.write(execute, event, at, None, event.get("person_id"))
+        self._events.tell(event)
 
     def refresh(self, run: str, track: int, at: datetime, template: Template | None) -> None:
         """Note that a track is still there, and what its faces say by now."""
-        with self.file.write() as execute:
+        with self.change() as execute:
             execute(
-                "UPDATE appearance SET last = max(last, ?), template = coalesce(?, template), "
+                "UPDATE appearance SET last = {later}(last, ?), template = coalesce(?, template), "
                 "weight = ?, faces = ? WHERE run = ? AND track = ?",
                 (
                     at.timestamp(), self._sealed(run, track, template),
@@ -127,9 +155,11 @@ class Sightings:
     def keep_crop(self, appearance: int, jpeg: bytes, quality: float, at: datetime) -> None:
         """Keep a picture of an appearance in place of the one there was."""
         sealed = self.gallery.cipher.seal(jpeg, "crop.jpeg", str(appearance))
-        with self.file.write() as execute:
+        with self.change() as execute:
             execute(
-                "INSERT OR REPLACE INTO crop SELECT id, ?, ?, ? FROM appearance WHERE id = ?",
+                "INSERT INTO crop (appearance, jpeg, quality, at) "
+                "SELECT id, ?, ?, ? FROM appearance WHERE id = ? ON CONFLICT (appearance) "
+                "DO UPDATE SET jpeg = excluded.jpeg, quality = excluded.quality, at = excluded.at",
                 (sealed, quality, at.timestamp(), appearance),
             )
 
@@ -147,23 +177,11 @@ class Sightings:
         Raises:
             GalleryError: no event has that id (any more).
         """
-        with self.file.read() as execute:
-            start = 0
-            if after is not None:
-                found = execute("SELECT seq FROM event WHERE id = ?", (after,))
-                if not found:
-                    raise GalleryError(f"no event {after!r} in the log: it expired, or never was")
-                start = found[0][0]
-            rows = execute(
-                "SELECT id, body FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (start, limit)
-            )
-        return [self._opened(i, body) for i, body in rows]
+        return self._events.after(after, limit)
 
     def newest(self) -> str | None:
         """The id of the newest event, None where there is none."""
-        with self.file.read() as execute:
-            rows = execute("SELECT id FROM event ORDER BY seq DESC LIMIT 1")
-        return rows[0][0] if rows else None
+        return self._events.newest()
 
     def rows(
         self,
@@ -178,25 +196,32 @@ class Sightings:
     ) -> Page:
         """Appearances, newest first: of a person, a camera, a `kind` (`unknown`: of nobody), last
         seen between two Unix times (s). `cursor` is that of the page before."""
-        where, values = ["1"], list[Any]()
+        where, values = ["1 = 1"], list[Any]()
         if person is not None or kind is not None:
-            ids = self.residents.ids(person=person, kind=kind)
-            where.append("coalesce(a.given, a.person) IN (SELECT value FROM json_each(?))")
+            where.append(f"{WHO} IN ({{among}})")
             if kind == "unknown":
-                where[-1] = f"(coalesce(a.given, a.person) IS NULL OR {where[-1]})"
-            values.append(json.dumps(ids))
-        given = {"a.camera = ?": camera, "a.last >= ?": since, "a.last < ?": until}
+                where[-1] = f"({WHO} IS NULL OR {where[-1]})"
+            values.append(json.dumps(self.residents.ids(person=person, kind=kind)))
+        given = {"camera = ?": camera, "last >= ?": since, "last < ?": until}
         for condition, value in given.items():
             if value is not None:
                 where.append(condition)
                 values.append(value)
         if cursor is not None:
-            where.append("(a.last, a.id) < (?, ?)")
+            where.append("(last, id) < (?, ?)")
             values += _place(cursor)
-        statement = f"{_ROW} WHERE {' AND '.join(where)} ORDER BY a.last DESC, a.id DESC LIMIT ?"
+        # Ids first, from an index alone. The sum keeps SQLite from going through all rows by time
+        # in search of the few of a person.
+        by = "last + 0" if person is not None or kind is not None else "last"
+        statement = (
+            f"{_ROW} WHERE a.id IN (SELECT id FROM (SELECT id FROM appearance WHERE "
+            f"{' AND '.join(where)} ORDER BY {by} DESC, id DESC LIMIT ?) AS newest) "
+            "ORDER BY a.last DESC, a.id DESC"
+        )
         with self.file.read() as execute:
             found = execute(statement, [*values, limit + 1])
-        rows = [self._appearance(row) for row in found[:limit]]
+        now = self.residents.now()
+        rows = [self._appearance(row, now) for row in found[:limit]]
         more = len(found) > limit and rows
         return Page(rows, f"{found[limit - 1][5]!r}~{rows[-1].id}" if more else None)
 
@@ -207,11 +232,9 @@ class Sightings:
     def some(self, appearances: Sequence[int]) -> list[Appearance]:
         """Appearances by id, in that order; GalleryError if one is missing."""
         with self.file.read() as execute:
-            found = execute(
-                f"{_ROW} WHERE a.id IN (SELECT value FROM json_each(?))",
-                (json.dumps(list(appearances)),),
-            )
-        rows = {row[0]: self._appearance(row) for row in found}
+            found = execute(f"{_ROW} WHERE a.id IN ({{among}})", (json.dumps(list(appearances)),))
+        now = self.residents.now()
+        rows = {row[0]: self._appearance(row, now) for row in found}
         if missing := [i for i in appearances if i not in rows]:
             raise GalleryError(f"no sighting has the id {missing[0]}: it expired, or never was")
         return [rows[i] for i in appearances]
@@ -245,46 +268,19 @@ class Sightings:
         return ids, np.array(values, np.float32).reshape(len(ids), self.gallery.size)
 
     def _template(self, run: str, track: int, sealed: Any) -> Array:
-        raw = self.gallery.cipher.unseal(sealed, "appearance.template", f"{run}/{track}")
+        raw = self.gallery.cipher.unseal(sealed, "appearance.template", owner(run, track))
         return np.frombuffer(raw, np.float32)
 
     def _sealed(self, run: str, track: int, template: Template | None) -> bytes | str | None:
         if template is None:
             return None
         raw = np.ascontiguousarray(template.embedding, np.float32).tobytes()
-        return self.gallery.cipher.seal(raw, "appearance.template", f"{run}/{track}")
+        return self.gallery.cipher.seal(raw, "appearance.template", owner(run, track))
 
-    def _write(
-        self,
-        execute: Execute,
-        event: dict[str, Any],
-        at: float,
-        appearance: int | None,
-        person: int | None,
-    ) -> None:
-        text = json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        body = self.gallery.cipher.seal(text, "event.body", event["id"])
-        execute(
-            "INSERT INTO event (id, at, appearance, person, body) VALUES (?, ?, ?, ?, ?)",
-            (event["id"], at, appearance, person, body),
-        )
-
-    def _opened(self, number: str, body: Any) -> dict[str, Any]:
-        raw = self.gallery.cipher.unseal(body, "event.body", number)
-        event: dict[str, Any] = json.loads(raw)
-        return event
-
-    def _tell(self, event: dict[str, Any]) -> None:
-        for listener in tuple(self.listeners):
-            try:
-                listener(event)
-            except Exception as error:  # who listens is not to stop a camera
-                log.error("a listener failed: %s", error)
-
-    def _appearance(self, row: tuple[Any, ...]) -> Appearance:
+    def _appearance(self, row: tuple[Any, ...], now: Moment) -> Appearance:
         (number, run, track, camera, first, last, person, status, similarity, threshold, origin,
          sealed, weight, faces, quality) = row  # fmt: skip
-        who = self.residents.of(person)
+        who = now.of(person)
         return Appearance(
             number, run, track, camera,
             datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC),

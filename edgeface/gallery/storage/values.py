@@ -47,6 +47,7 @@ class Values:
 
     def __init__(self, execute: Execute, cipher: Cipher, place: str, size: int = 0) -> None:
         self.execute, self._cipher, self._place, self._size = execute, cipher, place, size
+        self.entry: int | None = None  # of the journal, written last
 
     def seal_text(self, text: str, column: str, owner: str = "") -> str:
         if not self._cipher.secret:
