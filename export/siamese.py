@@ -6,6 +6,9 @@ costs a CPU minutes, and `--fold` writes it into a checkpoint of that embedder, 
 `--network inception-resnet-v1` trains that network on the pictures, its batch normalisation frozen
 when it starts from given weights (`--init`).
 
+Either is written as `match.onnx` with its card, for `edgeface verify --model OUT/match.onnx` and
+`identify`; the threshold is that of the people held out.
+
 A batch is P people with K pictures each: triplets take the farthest positive and the nearest
 negative (batch hard), contrastive pairs all positives and as many of the nearest negatives. The
 validation figure is the equal error rate over people not trained on. With `--lfw` the ten folds are
@@ -47,6 +50,7 @@ from export.data import Pack
 from export.losses import contrastive, triplet_batch_hard
 from export.networks.inception_resnet import InceptionResNetV1, freeze_norms
 from export.protocols.lfw import read_lfw, verify
+from export.siamese_onnx import ship
 from export.teachers import to_input
 from export.to_onnx import load_network
 from export.training import cosine_rate, finite, save
@@ -293,6 +297,16 @@ def main(argv: list[str]) -> int:
         step=outcome.step,
         embedder=inputs.embedder.card.digest if inputs.embedder else "",
     )
+    network.load_state_dict(outcome.state)
+    base = inputs.embedder.card if inputs.embedder else None
+    try:
+        card = ship(
+            args.out / "match.onnx", base, network,
+            lambda images: embed(network, inputs, inputs.of(images)), data, split.held,
+        )  # fmt: skip
+        report["threshold"] = card.threshold.value
+    except EdgefaceError as error:
+        print(f"siamese: no match.onnx: {error}", file=sys.stderr)
     if args.fold and inputs.embedder:
         fold_head(outcome.state["weight"], args.fold, args.out / "embedder.pt")
     (args.out / "siamese.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -55,6 +55,7 @@ LAYERS = {
         "answers",
         "settings",
         "enrolment",
+        "pairs",
         "watching",
         "thresholds",
         "sinks",

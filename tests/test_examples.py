@@ -108,6 +108,9 @@ def desk(tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cv2.imwrite(str(tmp_path / "wall.jpg"), np.full((200, 200, 3), 90, np.uint8))
     blurred = cv2.GaussianBlur(cv2.imread(str(tmp_path / "a.jpg")), (0, 0), 5)
     cv2.imwrite(str(tmp_path / "blurred.jpg"), blurred)
+    (tmp_path / "pairs.txt").write_text(
+        "a.jpg alice2.jpg 1\nb.jpg b.jpg 1\na.jpg b.jpg 0\ngroup.jpg b.jpg 1\n"
+    )
     (tmp_path / "strangers").mkdir()
     small = cv2.imencode(".jpg", cv2.resize(hopper[60:320, 40:300], (130, 130)))[1].tobytes()
     for number in range(STRANGERS):

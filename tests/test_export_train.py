@@ -17,7 +17,7 @@ from tiny_network import TINY  # noqa: E402
 
 from edgeface.embed import Embedder  # noqa: E402
 from edgeface.errors import EdgefaceError  # noqa: E402
-from export import card, classes, quantize, siamese, to_onnx, train, training  # noqa: E402
+from export import card, classes, quantize, siamese, siamese_onnx, to_onnx, train, training  # noqa: E402
 from export.data import open_pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
 from export.networks.inception_resnet import InceptionResNetV1, freeze_norms  # noqa: E402
@@ -148,6 +148,8 @@ class PatternEmbedder:
 @pytest.fixture
 def patterns(monkeypatch):
     monkeypatch.setattr(siamese.Embedder, "load", lambda *a, **k: PatternEmbedder())
+    card = SimpleNamespace(threshold=SimpleNamespace(value=0.5))
+    monkeypatch.setattr(siamese, "ship", lambda *a: card)  # there is no network under the head
 
 
 def match(people, out, *more):
@@ -182,6 +184,41 @@ def test_the_gate_keeps_the_pretrained_state_when_it_is_better(monkeypatch):
     assert kept.step == 0
     assert torch.equal(kept.state["weight"], torch.eye(4))
     assert figures["lfw.kept"] == figures["lfw.before"] == 100.0 > figures["lfw.after"]
+
+
+def test_a_head_is_loaded_and_says_what_the_trained_one_said(people, tmp_path, rng):
+    _, data = classes.open_data(people, tmp_path)
+    base = Embedder.load("mobilefacenet-edge", runtime="onnxruntime", threads=1)
+    head = torch.nn.Linear(base.size, 32, bias=False)
+
+    def embed(images):
+        rows = base(np.ascontiguousarray(images)) @ head.weight.detach().numpy().T
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    held = np.arange(len(data.identity))
+    made = siamese_onnx.ship(tmp_path / "match.onnx", base.card, head, embed, data, held)
+    loaded = Embedder.load(tmp_path / "match.onnx", threads=1)
+    images = np.asarray(data.images[:5])
+    assert loaded.size == 32 and np.abs(loaded(images) - embed(images)).max() < 1e-5
+    assert loaded.card.threshold == made.threshold and "held-out people" in made.derivation
+    assert loaded.card.digest != base.card.digest and loaded.card.fusion is None
+
+
+def test_a_whole_network_is_loaded_and_says_what_it_said(people, tmp_path):
+    _, data = classes.open_data(people, tmp_path)
+    torch.manual_seed(0)
+    network = InceptionResNetV1(embedding=16).eval()
+
+    def embed(images):
+        with torch.no_grad():
+            rows = network(torch.from_numpy(to_input(np.asarray(images)))).numpy()
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    held = np.arange(0, len(data.identity), 3)
+    siamese_onnx.ship(tmp_path / "match.onnx", None, network, embed, data, held)
+    loaded = Embedder.load(tmp_path / "match.onnx", threads=1)
+    images = np.asarray(data.images[:3])
+    assert np.abs(loaded(images) - embed(images)).max() < 1e-4
 
 
 def test_a_head_folded_into_its_embedder_gives_the_same_embedding(tmp_path):

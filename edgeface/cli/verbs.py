@@ -21,6 +21,7 @@ from edgeface.cli.options import (
     opened,
 )
 from edgeface.cli.output import Json, print_rows, say, say_passed
+from edgeface.cli.pairs import judge_list
 from edgeface.cli.progress import Progress, each
 from edgeface.errors import ArgumentError, GalleryError, ImageError
 
@@ -68,27 +69,50 @@ def enroll(
 
 
 def verify(
-    a: Path,
-    b: Path,
+    a: Annotated[Path | None, typer.Argument(help="A picture.")] = None,
+    b: Annotated[Path | None, typer.Argument(help="Another one.")] = None,
     threshold: Limit = None,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 when different.")] = False,
+    pairs: Annotated[
+        Path | None, typer.Option(help="A list instead: PICTURE PICTURE 1 or 0, a pair a line.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the list's pictures; default its own.")
+    ] = None,
+    distinct: Annotated[
+        bool, typer.Option("--distinct", help="Leave out pairs of a file with itself.")
+    ] = False,
+    scores: Annotated[
+        Path | None, typer.Option(help="Write the similarity of every pair (.csv).")
+    ] = None,
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
     threads: Threads = 2,
     max_side: MaxSide = SIDE,
     as_json: Json = False,
 ) -> None:
-    """Compare the largest faces of two pictures."""
+    """Compare the largest faces of two pictures, or of every pair of a list."""
     from edgeface.describe import Describer
     from edgeface.detect import Detector
     from edgeface.embed import Embedder
     from edgeface.identify import compare
     from edgeface.types import Threshold
 
+    if pairs is None and (a is None or b is None):
+        raise ArgumentError("give two pictures, or a list of pairs by --pairs")
+    if pairs is not None and (a is not None or exit_code):
+        raise ArgumentError("--pairs takes the place of two pictures and of --exit-code")
+    if pairs is None and (root is not None or distinct or scores is not None):
+        raise ArgumentError("--root, --distinct and --scores need --pairs")
     limit = None if threshold is None else Threshold(threshold, "user")
     detector = Detector.load(runtime=runtime, threads=threads, max_side=max_side)  # type: ignore[arg-type]
     embedder = Embedder.load(model, runtime=runtime, threads=threads)  # type: ignore[arg-type]
-    result = compare(Describer(detector, embedder), a, b, limit)
+    describer = Describer(detector, embedder)
+    if pairs is not None:
+        judge_list(describer, pairs, root, limit, as_json, distinct=distinct, scores=scores)
+        return
+    assert a is not None and b is not None
+    result = compare(describer, a, b, limit)
     row = {
         "same": result.same,
         "similarity": round(result.similarity, 4),

@@ -23,12 +23,15 @@ from edgeface.metrics.identification import (
     tpir_at_fpir,
 )
 from edgeface.metrics.verification import (
+    Verified,
+    best_f1_threshold,
     best_threshold,
     equal_error_rate,
     roc,
     tar_at_far,
     threshold_at_far,
     verification_accuracy,
+    verified,
 )
 
 __all__ = [
@@ -36,9 +39,11 @@ __all__ = [
     "ClosedSet",
     "Contingency",
     "Interval",
+    "Verified",
     "adjusted_rand_index",
     "bcubed",
     "bcubed_by_size",
+    "best_f1_threshold",
     "best_threshold",
     "beta_quantile",
     "binomial_interval",
@@ -56,4 +61,5 @@ __all__ = [
     "threshold_at_far",
     "tpir_at_fpir",
     "verification_accuracy",
+    "verified",
 ]

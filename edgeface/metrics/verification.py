@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,6 +42,46 @@ def best_threshold(similarity: Floats, same: Bools) -> float:
     if i == len(s):
         return float("inf")
     return float((s[i - 1] + s[i]) / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What "same iff similarity >= `threshold`" gets right, in [0, 1]; `precision` is 1 where
+    nothing is accepted, `f1` 0 where nothing is accepted rightly."""
+
+    threshold: float
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+
+
+def verified(similarity: Floats, same: Bools, threshold: float) -> Verified:
+    """How well a threshold tells pairs of one person from pairs of two.
+
+    `similarity` (n,) and `same` (n,), with at least one pair of each. ArgumentError otherwise.
+    """
+    s, truth = _checked(similarity, same)
+    if truth.all() or not truth.any():
+        raise ArgumentError("pairs of one person and pairs of two are needed")
+    accepted = s >= threshold
+    right = int((accepted & truth).sum())
+    precision = right / int(accepted.sum()) if accepted.any() else 1.0
+    recall = right / int(truth.sum())
+    f1 = 2 * right / (int(accepted.sum()) + int(truth.sum()))
+    return Verified(threshold, float((accepted == truth).mean()), precision, recall, f1)
+
+
+def best_f1_threshold(similarity: Floats, same: Bools) -> float:
+    """The similarity that is the threshold with the highest F1 on these pairs; of equals the
+    lowest. O(n log n)."""
+    s, truth = _checked(similarity, same)
+    order = np.argsort(-s, kind="stable")
+    s, truth = s[order], truth[order]
+    f1 = 2 * np.cumsum(truth) / (np.arange(1, len(s) + 1) + max(1, int(truth.sum())))
+    last = np.append(s[1:] < s[:-1], True)  # equal similarities pass together
+    best = np.flatnonzero(last & (f1 >= f1[last].max() - 1e-12))
+    return float(s[best[-1]])
 
 
 def verification_accuracy(
