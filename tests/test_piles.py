@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from edgeface.errors import DataError
 from edgeface.gallery import Gallery, Provenance
 from edgeface.models import InputSpec, ModelCard
 from edgeface.piles import cluster_folder, enroll_people
+from edgeface.recognisability import ENROLLED
 from edgeface.types import Face, Threshold
 
 cv2 = pytest.importorskip("cv2")
@@ -421,6 +423,21 @@ def test_pictures_moved_into_another_folder_make_one_person(tmp_path) -> None:
 
 def put(result, gallery):
     return enroll_people(result, gallery, threshold=Threshold(0.5, "user"))
+
+
+def test_faces_that_are_hard_to_recognise_do_not_get_into_a_gallery(tmp_path) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    write_pictures(photos, range(3), range(4))
+    result = run(photos, output)
+    hard = [
+        replace(row, recognisability=ENROLLED - 0.01)
+        if row.person == result.rows[0].person or row.name.endswith(" 3.png#0")
+        else row
+        for row in result.rows
+    ]
+    with Gallery.open(tmp_path / "g", model="m" * 64, size=128) as gallery:
+        done = put(replace(result, rows=tuple(hard)), gallery)
+        assert (done.created, done.added) == (2, 6)
 
 
 def test_to_put_people_into_a_gallery_twice_adds_nothing(tmp_path) -> None:

@@ -212,6 +212,7 @@ def rows_of(store: Store, pile: Pile) -> Sorted:
                 where in exemplars and not face.copy,
                 names.get(person, "") if person >= 0 else "",
                 reason(face.recognisability, face.flaw),
+                face.recognisability,
             )
         )
     embeddings = np.stack([f.embedding for f in kept])

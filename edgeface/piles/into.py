@@ -12,6 +12,7 @@ from edgeface.decide import Rules, decide
 from edgeface.gallery import Faces, Gallery
 from edgeface.piles.folder import Sorted
 from edgeface.piles.report import Row, folder_name, people, printable
+from edgeface.recognisability import ENROLLED
 from edgeface.types import Array, Match, Status, Threshold
 
 SAME = 0.9999  # cosine from which two embeddings are one and the same sample
@@ -34,16 +35,17 @@ def enroll_people(
     undone; faces it has already are left out, so that to do it again adds nothing.
 
     A person who has no name yet is whoever of the gallery at least half of their faces are, each
-    decided with `threshold` as in `identify`; otherwise they become `person-00007`. Faces that
-    cannot be judged, and second copies of a picture, are not added.
+    decided with `threshold` as in `identify`; otherwise they become `person-00007`. Faces too hard
+    to recognise for `Identifier.enroll`, and second copies of a picture, are not added.
     """
     place_of = {id(row): i for i, row in enumerate(result.rows)}
     taken = {person.name for person in gallery.people()}
     groups: list[Faces] = []
     recognised = created = 0
     for person, rows in people(result.rows):
-        once = list({row.number: row for row in rows}.values())
-        if person < 0 or (len(once) < at_least and not rows[0].label):
+        fit = [row for row in rows if row.recognisability >= ENROLLED]
+        once = list({row.number: row for row in fit}.values())
+        if person < 0 or not once or (len(once) < at_least and not rows[0].label):
             continue
         places = [place_of[id(row)] for row in once]
         embeddings = result.embeddings[places]

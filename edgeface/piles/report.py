@@ -28,7 +28,8 @@ PAGE = Path(__file__).parent / "page"
 class Row:
     """One face of the result: its `number` and `name`, the `file` it was found in, its `box` there
     (4,) px or None, `person` (-1 = nobody) with the `label` somebody gave them ("" = none),
-    `certainty`, whether it is the person's `exemplar`, and why it is `unfit` ("" = it is not)."""
+    `certainty`, whether it is the person's `exemplar`, why it is `unfit` ("" = it is not), and its
+    `recognisability`, see `Face`."""
 
     number: int
     name: str
@@ -39,6 +40,7 @@ class Row:
     exemplar: bool
     label: str = ""
     unfit: str = ""
+    recognisability: float = 1.0
 
 
 def people(rows: Iterable[Row]) -> list[tuple[int, list[Row]]]:
