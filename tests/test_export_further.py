@@ -16,6 +16,8 @@ cv2 = pytest.importorskip("cv2")
 
 from tiny_network import TINY  # noqa: E402
 
+from edgeface.models import WEIGHTS  # noqa: E402
+from edgeface.runtime import open_session  # noqa: E402
 from export import further, heldout, init  # noqa: E402
 from export.aims import prototypes, reduce, units  # noqa: E402
 from export.data import Crop, open_pack, pack  # noqa: E402
@@ -135,6 +137,30 @@ def test_training_on_comes_nearer_to_the_aims_and_resumes(made):
     state = torch.load(folder / "run/further.pt", weights_only=True)
     assert state["step"] == state["averaged"] == 50
     assert further.main([*words, "--init", str(folder / "missing.pt")]) == 2
+
+
+def test_the_shipped_edge_network_can_be_trained_on(made):
+    folder, _, images = made
+    file = WEIGHTS / "mobilefacenet-edge.onnx"
+    start = ["--from", str(file), "--pack", str(folder / "pack"), "--out", str(folder / "edge.pt")]
+    assert init.main([*start, "--pictures", "32"]) == 0
+    back, about = load_network(folder / "edge.pt")
+    assert about["network"] == "mobilefacenet-edge"
+    shipped = open_session(file, runtime="onnxruntime", threads=1)
+    rows = shipped.run({"image": to_input(images[:8])})["embedding"]
+    with torch.no_grad():
+        said = torch.nn.functional.normalize(back(torch.from_numpy(to_input(images[:8]))), dim=1)
+    assert (said.numpy() * rows).sum(1).min() > 0.9999
+    wide = units(np.random.default_rng(1).normal(size=(96, 160)).astype(np.float32))
+    np.save(folder / "pack.teach.npy", wide.astype(np.float16))
+    words = ["--pack", str(folder / "pack"), "--teacher", str(folder / "teach.onnx"), "--out",
+             str(folder / "run"), "--batch", "8", "--steps", "2", "--look", "2", "--report", "1",
+             "--fit", "40", "--watch", "16", "--strength", "mild"]  # fmt: skip
+    assert train(*words, "--init", str(folder / "edge.pt")) == 0
+    state = torch.load(folder / "run/further.pt", weights_only=True)
+    assert (state["network"], state["step"]) == ("mobilefacenet-edge", 2)
+    trained, _ = load_network(folder / "run/further.pt")
+    onnx.checker.check_model(to_onnx(trained, half=True))
 
 
 def test_no_relative_of_a_held_out_person_is_trained_on(made):
