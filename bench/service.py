@@ -6,6 +6,8 @@ while the other half are of nobody and are compared with them; `undo_100k_ms` ta
 `ever_here_1m_ms` is the median of questions about faces that were here, over N appearances, after
 the first, which loads the templates (`ever_here_1m_load_s`); `ever_here_1m_found` the share that
 finds its own row. Appearances are random unit rows.
+
+`cameras4.*`, `second_camera_mb` and `cuts.*` are explained in `bench/service_cameras.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.service_cameras import figures_of_cameras
 from edgeface.gallery import Gallery
 from edgeface.sightings import Sightings
 from edgeface.types import Array
@@ -29,6 +32,8 @@ QUESTIONS = 50
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How many appearances."""
     parser.add_argument("--named", type=int, default=100_000, help="appearances, naming")
+    parser.add_argument("--seconds", type=float, default=60.0, help="that cameras are watched")
+    parser.add_argument("--cuts", type=int, default=50, help="of one camera")
     parser.add_argument("--asked", type=int, default=1_000_000, help="appearances, ever here")
 
 
@@ -94,7 +99,8 @@ def asking(folder: Path, n: int) -> Figures:
 
 
 def figures(args: argparse.Namespace) -> Figures:
-    """Both, in a folder that is removed afterwards."""
+    """All, in a folder that is removed afterwards."""
     few = 50 if args.quick else 1
     with tempfile.TemporaryDirectory() as folder:
-        return naming(Path(folder), args.named // few) | asking(Path(folder), args.asked // few)
+        found = naming(Path(folder), args.named // few) | asking(Path(folder), args.asked // few)
+    return found | figures_of_cameras(args)

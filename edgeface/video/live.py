@@ -26,6 +26,7 @@ from edgeface.video.probe import Trouble, probe
 log = logging.getLogger(__name__)
 
 ASKED = 0.1  # seconds between looks at whether to stop
+DECODERS = 2  # threads per stream. FFmpeg's own choice, one per core, holds a picture back for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ class _Reader:
             return capture
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(self._options.open_timeout * 1000)]
         limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(self._options.stall * 1000)]
+        limits += [cv2.CAP_PROP_N_THREADS, DECODERS]
         return cv2.VideoCapture(self._source, cv2.CAP_FFMPEG, limits)
 
     def newest(self, timeout: float, should_stop: Callable[[], bool]) -> _Taken | None:
