@@ -65,6 +65,7 @@ LAYERS = {
         "piles",
         "tidy",
         "cameras",
+        "wires",
     },
     4: {"serve"},
     5: {"cli"},

@@ -1,0 +1,9 @@
+"""From the log of events to systems that people already run.
+
+Each wire reads the log in a thread of its own, so that cameras never wait for it, and goes on after
+a restart where it was.
+"""
+
+from edgeface.wires.webhook import Webhook, WebhookOptions
+
+__all__ = ["Webhook", "WebhookOptions"]
