@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.clustering_config import Config
-from bench.clustering_files import cluster_features
+from bench.clustering_config import TRAIN, Config
+from bench.clustering_files import agreement, cluster_features, labelled
 from bench.clustering_methods import COSINES, METHODS, Faces, agglomerative
 from edgeface.alignment import TEMPLATE
-from edgeface.cluster import Clusters, cluster, graph
+from edgeface.cluster import Clusters, EdgeModel, cluster, graph
 from edgeface.cluster.neighbours import neighbours
 from edgeface.cluster.people import MIN_QUALITY
 from edgeface.cluster.update import Pile
 from edgeface.embed import DEFAULT
+from edgeface.errors import ArgumentError
 from edgeface.metrics.clustering import (
     adjusted_rand_index,
     bcubed,
@@ -74,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--dim", type=int, default=256, help="numbers per row of --bin")
     files.add_argument("--labels", type=Path, help="true labels (.meta) to score by")
     files.add_argument("--knn", type=Path, help="kNN file (.npz) of --bin; written if absent")
+    files.add_argument(
+        "--edge-model",
+        type=Path,
+        metavar="FILE",
+        help="cluster by this edge model as well; without the file it is learned from the training "
+        "part of --config and kept there",
+    )
     files.add_argument("--found", type=Path, help="write the found labels here")
     parser.add_argument("--method", action="append", help="compare with these methods only")
     parser.add_argument("--sizes", default="10000,100000", help="faces of the scale runs")
@@ -141,7 +149,8 @@ def figures(args: argparse.Namespace) -> Figures:
 
 
 def of_files(args: argparse.Namespace) -> Figures:
-    """The figures of files that --config or --bin and its companions name."""
+    """The figures of files that --config or --bin and its companions name: by the shipped edge
+    model, by one of their own, and by methods named."""
     config = Config(args.bin, args.dim, args.labels, args.knn, 80)
     if args.config is not None:
         config = Config.read(args.config)
@@ -150,7 +159,43 @@ def of_files(args: argparse.Namespace) -> Figures:
         "clustering.files.faces": float(len(clusters.labels)),
         "clustering.files.people": float(len(clusters)),
     }
-    return found | {f"clustering.files.{name}": value for name, value in scores.items()}
+    found |= {f"clustering.files.{name}": value for name, value in scores.items()}
+    if args.edge_model is not None:
+        model = edge_model(args)
+        clusters, scores = cluster_features(config, output=args.found, model=model)
+        found["clustering.files.trained.people"] = float(len(clusters))
+        found |= {f"clustering.files.trained.{name}": value for name, value in scores.items()}
+    for name in args.method or []:
+        found |= by_method(name, config, args)
+    return found
+
+
+def edge_model(args: argparse.Namespace) -> EdgeModel:
+    """That of --edge-model, learned first where there is no such file."""
+    if not args.edge_model.exists():
+        if args.config is None:
+            raise ArgumentError(
+                f"{args.edge_model} is not there, and without --config nothing to learn it from"
+            )
+        from export.similarity import of_part
+
+        print(f"clustering: learning {args.edge_model}", file=sys.stderr, flush=True)
+        of_part(labelled(Config.read(args.config, TRAIN))).save(args.edge_model)
+    return EdgeModel.load(args.edge_model)
+
+
+def by_method(name: str, config: Config, args: argparse.Namespace) -> Figures:
+    """What a method for comparison makes of the files; its parameter is chosen on the training part
+    of --config, or is the middle one of those tried."""
+    if name not in METHODS:
+        raise ArgumentError(f"no method {name}; one of {', '.join(METHODS)}")
+    test, values = labelled(config), parameters(name)
+    value: float | None = values[len(values) // 2]
+    if args.config is not None and len(values) > 1:
+        value = chosen(name, [prepared(labelled(Config.read(args.config, TRAIN)))])
+    scores = agreement(test.labels, run(name, prepared(test)[0], value))
+    prefix = f"clustering.files.{name}"
+    return {f"{prefix}.parameter": value} | {f"{prefix}.{k}": v for k, v in scores.items()}
 
 
 def kept_figures(args: argparse.Namespace) -> Figures:
@@ -244,8 +289,8 @@ def scores(prefix: str, truth: NDArray[np.int64], labels: NDArray[np.int32]) -> 
         f"{prefix}.singleton_rate": singleton_rate(labels),
         f"{prefix}.clusters": float(len(np.unique(labels))),
     }
-    for size, agreement in bcubed_by_size(truth, labels).items():
-        found[f"{prefix}.bcubed_f_by_size.{size}"] = agreement.f
+    for size, these in bcubed_by_size(truth, labels).items():
+        found[f"{prefix}.bcubed_f_by_size.{size}"] = these.f
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Self
 from edgeface.errors import DataError
 
 Values = dict[str, str]
-SECTION = "test_dataset_args"
+TEST, TRAIN = "test_dataset_args", "dataset_args"  # sections of the original's files
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,16 @@ class Config:
     k: int
 
     @classmethod
-    def read(cls, path: str | Path) -> Self:
-        """The test part of a configuration file; paths are taken as they stand there.
+    def read(cls, path: str | Path, section: str = TEST) -> Self:
+        """The test part of a configuration file, or that under `section`; paths are taken as they
+        stand there.
 
         Raises:
             DataError: missing, not such a file, or without features.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
-            found = _sections(text).get(SECTION, {})
+            found = _sections(text).get(section, {})
             return cls(
                 Path(found["feature_path"]),
                 int(found["feature_dim"]),
@@ -48,12 +49,12 @@ class Config:
         except (OSError, ValueError, KeyError, DataError) as error:
             raise DataError(
                 f"{path}: {error!r}; a configuration with feature_path and feature_dim under "
-                f"{SECTION} is needed"
+                f"{section} is needed"
             ) from error
 
     def write(self, path: str | Path) -> None:
         """Write what `read` reads, in the original's keys."""
-        lines = [f"{SECTION}:", f'  feature_path: "{self.features}"']
+        lines = [f"{TEST}:", f'  feature_path: "{self.features}"']
         if self.labels is not None:
             lines.append(f'  label_path: "{self.labels}"')
         lines += [f"  feature_dim: {self.dimension}", f"  model_topk: {self.k}"]

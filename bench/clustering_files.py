@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.clustering_config import Config
-from edgeface.cluster import Clusters, cluster, neighbours
+from edgeface.cluster import Clusters, EdgeModel, cluster, neighbours
 from edgeface.cluster.neighbours import Neighbours, self_first
 from edgeface.cluster.people import checked
 from edgeface.errors import DataError
@@ -20,6 +20,7 @@ from edgeface.metrics.clustering import (
     pairwise,
 )
 from edgeface.types import Array
+from export.protocols.identities import Labelled
 
 
 def read_features(path: str | Path, dimension: int) -> Array:
@@ -91,11 +92,11 @@ def write_neighbours(path: str | Path, near: Neighbours) -> None:
 
 
 def cluster_features(
-    config: Config, *, output: str | Path | None = None
+    config: Config, *, output: str | Path | None = None, model: EdgeModel | None = None
 ) -> tuple[Clusters, dict[str, float]]:
-    """Cluster a features file of the benchmark; with true labels the scores say how well; `output`
-    receives the found labels, one per line. The kNN file is read, or where there is none yet,
-    written with the nearest cosines, as the original does."""
+    """Cluster a features file of the benchmark, by the shipped edge model or another; with true
+    labels the scores say how well; `output` receives the found labels, one per line. The kNN file
+    is read, or where there is none yet, written with the nearest cosines, as the original does."""
     rows = read_features(config.features, config.dimension)
     near, file = None, config.neighbours
     if file is not None and file.exists():
@@ -104,20 +105,39 @@ def cluster_features(
         near = neighbours(checked(rows, None)[0], config.k)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_neighbours(file, near)
-    found = cluster(rows, near=near)
+    found = cluster(rows, near=near, model=model)
     if output is not None:
         write_labels(output, found.labels)
     if config.labels is None:
         return found, {}
-    truth = read_labels(config.labels)
-    pairs, cubes = pairwise(truth, found.labels), bcubed(truth, found.labels)
-    return found, {
+    return found, agreement(read_labels(config.labels), found.labels)
+
+
+def agreement(truth: NDArray[np.int64], labels: NDArray[np.int32]) -> dict[str, float]:
+    """What the benchmark's tables say of labels (n,)."""
+    pairs, cubes = pairwise(truth, labels), bcubed(truth, labels)
+    return {
         "pairwise_p": pairs.precision,
         "pairwise_r": pairs.recall,
         "pairwise_f": pairs.f,
         "bcubed_p": cubes.precision,
         "bcubed_r": cubes.recall,
         "bcubed_f": cubes.f,
-        "nmi": normalized_mutual_information(truth, found.labels),
-        "ari": adjusted_rand_index(truth, found.labels),
+        "nmi": normalized_mutual_information(truth, labels),
+        "ari": adjusted_rand_index(truth, labels),
     }
+
+
+def labelled(config: Config) -> Labelled:
+    """The unit features of a part with its labels.
+
+    Raises:
+        DataError: it has no labels, or not one for each row.
+    """
+    rows = read_features(config.features, config.dimension)
+    if config.labels is None:
+        raise DataError(f"{config.features}: its labels are needed, a label_path beside it")
+    truth = read_labels(config.labels)
+    if len(truth) != len(rows):
+        raise DataError(f"{config.labels}: {len(truth)} labels for {len(rows)} rows")
+    return Labelled(checked(rows, None)[0], np.unique(truth, return_inverse=True)[1])

@@ -25,6 +25,7 @@ from edgeface.cluster.model import DEFAULT, FEATURES, EdgeModel, Network
 from edgeface.cluster.people import K, divide
 from edgeface.cluster.space import Space
 from edgeface.cluster.support import LIKELY, Support
+from edgeface.errors import DataError
 from edgeface.metrics.clustering import bcubed
 from export.protocols.identities import TEACHER, Labelled, training_sets
 
@@ -214,6 +215,38 @@ def told(name: str, scores: Scores) -> str:
 def half(sets: dict[str, Labelled], odd: bool) -> dict[str, Labelled]:
     """Every second identity."""
     return {k: s.take(np.flatnonzero(s.labels % 2 == int(odd))) for k, s in sets.items()}
+
+
+MOST = 100_000  # faces of a part that an edge model is learned from
+
+
+def of_part(faces: Labelled, seed: int = 0) -> EdgeModel:
+    """The edge model of one labelled set: the threshold chosen on every second identity, by a model
+    of the others, then both passes fitted on all. Of a large set so many whole identities, drawn at
+    random, as have `MOST` faces.
+
+    Raises:
+        DataError: there are fewer than four identities.
+    """
+    sizes = np.bincount(faces.labels)
+    if len(sizes) < 4:
+        raise DataError(f"{len(sizes)} identities, at least 4 are needed to learn from")
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    some = order[: max(4, int(np.searchsorted(np.cumsum(sizes[order]), MOST)) + 1)]
+    faces = faces.take(np.flatnonzero(np.isin(faces.labels, some)))
+    torch.set_num_threads(1)
+
+    def gathered(sets: dict[str, Labelled]) -> list[Case]:
+        return cases("given", sets, np.random.default_rng(seed))
+
+    def both(of: list[Case]) -> tuple[Network, Network]:
+        return learned(of, grouped([(c.group, examples(c)) for c in of]), seed)
+
+    sets = {"given": faces}
+    chosen = EdgeModel(*both(gathered(half(sets, False))), 0.5)
+    held = gathered(half(sets, True))
+    threshold = best(scored(lambda c: c.around.probabilities(chosen), held))
+    return EdgeModel(*both(gathered(sets)), threshold)
 
 
 def main(argv: list[str]) -> int:

@@ -22,8 +22,10 @@ from bench.clustering_files import (
     write_labels,
     write_neighbours,
 )
-from edgeface.cluster import neighbours
-from edgeface.errors import DataError
+from bench.clustering_methods import METHODS
+from edgeface.cluster import EdgeModel, cluster, neighbours
+from edgeface.errors import ArgumentError, DataError, ModelError
+from edgeface.metrics import pairwise
 
 
 @pytest.fixture
@@ -172,3 +174,66 @@ def test_the_bench_scores_files(tmp_path, monkeypatch) -> None:
     assert asked(*words, "--knn", "k.npz") == found
     with pytest.raises(DataError, match="one integer identity per line"):
         asked(*words[:-1], "nowhere")
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch) -> Path:
+    """A configuration of the original's form over two generated parts of other identities."""
+    rng = np.random.default_rng(2)
+    for part, people in (("part0_train", 40), ("part1_test", 30)):
+        truth = np.repeat(np.arange(people), 8)
+        rows = rng.standard_normal((people, 32))[truth]
+        rows = rows + rng.uniform(0.3, 0.9, (len(truth), 1)) * rng.standard_normal(rows.shape)
+        order = rng.permutation(len(truth))
+        write_features(tmp_path / f"{part}.bin", rows[order].astype(np.float32))
+        write_labels(tmp_path / f"{part}.meta", 7 + truth[order])
+    text = ORIGINAL.replace("256", "32").replace("ms1m/features/", "").replace("ms1m/labels/", "")
+    text = text.replace("  feature_dim: &", '  label_path: "part0_train.meta"\n  feature_dim: &')
+    (tmp_path / "part1.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def asked(*words: str) -> dict[str, float | str | None]:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return figures(parser.parse_args(words))
+
+
+def test_an_edge_model_is_learned_from_the_training_part_and_kept(parts, monkeypatch) -> None:
+    similarity = pytest.importorskip("export.similarity")
+    monkeypatch.setattr(similarity, "STEPS", 60)
+    monkeypatch.setattr(similarity, "SMALL", {8: 2, 25: 2})
+    words = ["--config", "part1.yaml", "--edge-model", "edges.json"]
+    found = asked(*words)
+    assert found["clustering.files.trained.bcubed_f"] > 0.8
+    model = EdgeModel.load("edges.json")
+    config = Config.read("part1.yaml")
+    labels = cluster(read_features(config.features, 32), model=model).labels
+    truth = read_labels(config.labels)
+    assert found["clustering.files.trained.pairwise_f"] == pairwise(truth, labels).f
+    assert cluster_features(replace(config, neighbours=None))[1]["nmi"] == pytest.approx(
+        found["clustering.files.nmi"], abs=0.05
+    )
+    for file in ("part0_train.bin", "part0_train.meta"):
+        (parts / file).unlink()
+    assert asked(*words) == found  # the kept one is used, and the same comes out
+
+
+def test_methods_are_compared_by_name(parts) -> None:
+    found = asked("--config", "part1.yaml", "--method", "ndde_tpdi")
+    assert found["clustering.files.ndde_tpdi.bcubed_f"] > 0.3
+    assert found["clustering.files.ndde_tpdi.parameter"] in METHODS["ndde_tpdi"][1]
+    with pytest.raises(ArgumentError, match="no method nobody; one of"):
+        asked("--config", "part1.yaml", "--method", "nobody")
+
+
+def test_what_an_edge_model_needs_is_said(parts) -> None:
+    with pytest.raises(ArgumentError, match="nothing to learn it from"):
+        asked("--bin", "part1_test.bin", "--dim", "32", "--edge-model", "edges.json")
+    (parts / "part0_train.meta").write_text("1\n2\n")
+    with pytest.raises(DataError, match="2 labels for 320 rows"):
+        asked("--config", "part1.yaml", "--edge-model", "edges.json")
+    (parts / "edges.json").write_text("{}")
+    with pytest.raises(ModelError, match="two-pass edge model"):
+        asked("--config", "part1.yaml", "--edge-model", "edges.json")

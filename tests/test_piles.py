@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeface.cluster import EdgeModel
 from edgeface.errors import DataError
 from edgeface.gallery import Gallery, Provenance
 from edgeface.models import InputSpec, ModelCard
@@ -380,6 +381,19 @@ def test_embeddings_of_two_models_are_not_mixed(tmp_path) -> None:
 
 
 # What people do with the folders
+
+
+def test_a_result_keeps_to_its_edge_model(tmp_path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    write_pictures(photos, range(PEOPLE), range(3))
+    apart = replace(EdgeModel.load(), threshold=2.0)  # no probability reaches it
+    assert len(set(who(run(photos, out)).values())) == PEOPLE
+    assert len(set(who(run(photos, out, edge_model=apart)).values())) == 3 * PEOPLE
+    write_pictures(photos, range(PEOPLE), range(3, 5))
+    assert len(set(who(run(photos, out, update=True)).values())) == 5 * PEOPLE
+    with pytest.raises(DataError, match="made with another edge model"):
+        run(photos, out, update=True, edge_model=EdgeModel.load())
+    assert len(set(who(run(photos, out)).values())) == PEOPLE  # anew, with the shipped one
 
 
 def test_a_renamed_folder_names_its_person(tmp_path) -> None:

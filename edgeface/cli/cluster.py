@@ -36,6 +36,9 @@ def cluster(
         bool, typer.Option("--open", help="Then name, merge and split people in a browser.")
     ] = False,
     model: Annotated[str, typer.Option(help="Embedder: a name or file.")] = "mobilefacenet",
+    edge_model: Annotated[
+        Path | None, typer.Option("--edge-model", help="What links faces (.json); default ours.")
+    ] = None,
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino.")] = "auto",
     threads: Threads = 2,
     max_side: MaxSide = SIDE,
@@ -53,7 +56,9 @@ def cluster(
         raise ArgumentError(f"--folders is {folders!r}; use link or copy")
     if pictures is not None:
         networks = {"runtime": runtime, "threads": threads}
-        result = _sort(pictures, out, update, folders, into, collages, model, networks, max_side)
+        result = _sort(
+            pictures, out, update, folders, into, collages, model, edge_model, networks, max_side
+        )
         _tell(result)
         sizes = Counter(row.person for row in result.rows if row.person >= 0)
         names = {row.person: row.label for row in result.rows}
@@ -75,15 +80,18 @@ def _sort(
     into: str | None,
     collages: bool,
     model: str,
+    edge_model: Path | None,
     networks: dict[str, Any],
     max_side: int,
 ) -> Sorted:
+    from edgeface.cluster import EdgeModel
     from edgeface.detect import Detector
     from edgeface.embed import Embedder
     from edgeface.gallery import Gallery
     from edgeface.piles import cluster_folder, enroll_people
     from edgeface.thresholds import ThresholdProvider
 
+    edges = None if edge_model is None else EdgeModel.load(edge_model)
     detector = Detector.load(max_side=max_side, **networks)
     embedder = Embedder.load(model, **networks)
     with Progress("pictures") as line:
@@ -96,6 +104,7 @@ def _sort(
             into=folders,  # type: ignore[arg-type]
             collages=collages,
             model=embedder.card.digest,
+            edge_model=edges,
             progress=line.at,
         )
     if into is not None:

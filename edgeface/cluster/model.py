@@ -85,27 +85,44 @@ class EdgeModel:
             ModelError: missing, damaged, or of other features.
         """
         try:
-            raw: dict[str, Any] = json.loads(Path(path).read_text())
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise ModelError(f"{path}: {error}; an edge model is needed") from error
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """What `text` gave; an error names `where` it stands.
+
+        Raises:
+            ModelError: damaged, or of other features.
+        """
+        try:
+            raw: dict[str, Any] = json.loads(text)
             return cls(
                 _network(raw["first"], FEATURES),
                 _network(raw["second"], (*FEATURES, *SUPPORT)),
                 float(raw["threshold"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
+        except (ValueError, KeyError, TypeError, ModelError) as error:
             raise ModelError(
-                f"{path}: {error}; a two-pass edge model is needed: reinstall edgeface or write "
+                f"{where}: {error}; a two-pass edge model is needed: reinstall edgeface or write "
                 "one with `python -m export similarity`"
             ) from error
 
-    def save(self, path: str | Path) -> None:
-        """Write the model as JSON, atomically."""
+    def text(self) -> str:
+        """The model as a JSON document."""
         raw = {
             "first": _plain(self.first, FEATURES),
             "second": _plain(self.second, (*FEATURES, *SUPPORT)),
             "threshold": self.threshold,
         }
+        return f"{json.dumps(raw)}\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as JSON, atomically."""
         with replacing(path) as file:
-            file.write(f"{json.dumps(raw)}\n".encode())
+            file.write(self.text().encode())
 
 
 def _plain(network: Network, features: tuple[str, ...]) -> dict[str, Any]:

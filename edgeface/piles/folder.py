@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeface.cluster import hand
 from edgeface.cluster.changes import Change
+from edgeface.cluster.model import EdgeModel
 from edgeface.cluster.update import Pile
 from edgeface.describe import Appraiser, FaceEmbedder
 from edgeface.errors import DataError, OutputError
@@ -25,7 +26,7 @@ from edgeface.recognisability import NAMED
 from edgeface.types import Array
 
 PILE, STORE, JOURNAL, FOLDERS = "pile.npz", "faces.sqlite", "journal.jsonl", "people"
-_MODEL, _ROOT = "model", "root"  # settings of the store
+_MODEL, _ROOT, _EDGES = "model", "root", "edge-model"  # settings of the store
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +58,7 @@ def cluster_folder(
     into: Literal["link", "copy"] | None = None,
     collages: bool = False,
     model: str = "",
+    edge_model: EdgeModel | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Sorted:
     """Find the people in the pictures below `folder` and write the result below `output`.
@@ -76,6 +78,8 @@ def cluster_folder(
         into: also make a folder per person with links to (or copies of) the pictures.
         collages: one picture may show a person several times.
         model: digest of the embedder; faces embedded with another one are not compared.
+        edge_model: says which faces are linked, by default the shipped one; a result keeps to that
+            which it was made with.
         progress: called with how many pictures are done and how many there are.
 
     Raises:
@@ -91,6 +95,7 @@ def cluster_folder(
     _make(output)
     with Store(output / STORE) as store:
         pile = _begin(store, output, files, update=update, model=model)
+        _keep_edges(store, output, edge_model, update=update)
         if store.setting(_ROOT) is None:
             store.set(_ROOT, os.fsencode(folder))
         looker = Looker(store, detector, Appraiser(embedder))
@@ -149,6 +154,21 @@ def _begin(
     return None
 
 
+def _keep_edges(store: Store, output: Path, model: EdgeModel | None, *, update: bool) -> None:
+    """Note the edge model of a start anew; refuse another one for what there is."""
+    given = b"" if model is None else model.text().encode()
+    if not update:
+        store.set(_EDGES, given)
+    elif model is not None and given != store.setting(_EDGES):
+        raise DataError(f"{output} was made with another edge model; use that, or cluster anew")
+
+
+def _edges(store: Store) -> EdgeModel | None:
+    """The edge model that the store's people were made with; None for the shipped one."""
+    kept = store.setting(_EDGES)
+    return EdgeModel.parse(kept.decode(), "the edge model of the result") if kept else None
+
+
 def _by_hand(store: Store, pile: Pile, output: Path) -> tuple[Pile, list[Change]]:
     """Take in what was done to the folders of people."""
     done = folders.read_back(output / FOLDERS, store)
@@ -180,12 +200,13 @@ def _joined(store: Store, pile: Pile | None, *, collages: bool) -> tuple[Pile | 
     rows = np.stack([faces[name].embedding for name in fresh])
     trust = [fitness(faces[name].recognisability) for name in fresh]
     pictures = None if collages else [faces[name].picture for name in fresh]
+    model = _edges(store)
     if pile is None or not len(pile.names):
         first = 0 if pile is None else pile.next_id
-        pile = Pile.of(rows, fresh, pictures=pictures, fitness=trust, first_id=first)
+        pile = Pile.of(rows, fresh, pictures=pictures, fitness=trust, first_id=first, model=model)
         changes += [Change("created", p) for p in np.unique(pile.people).tolist() if p >= 0]
     else:
-        pile, more = pile.add(rows, fresh, pictures=pictures, fitness=trust)
+        pile, more = pile.add(rows, fresh, pictures=pictures, fitness=trust, model=model)
         changes += more
     return pile, changes
 
@@ -194,7 +215,7 @@ def rows_of(store: Store, pile: Pile) -> Sorted:
     """The faces of a store with their people."""
     root = Path(os.fsdecode(store.setting(_ROOT) or b"/"))
     kept, names = list(store.faces()), store.names()
-    clusters = pile.clusters()
+    clusters = pile.clusters(model=_edges(store))
     exemplars = set(clusters.exemplars.tolist())
     place_of = {name: i for i, name in enumerate(pile.names)}
     rows = []
