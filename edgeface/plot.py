@@ -1,5 +1,5 @@
 """A picture of what a track's faces said: how similar each was, what it weighed, and how similar
-their template became over time."""
+their template became over time, with the plain average of the same faces beside it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 16, 34, 30  # margins
 LOWEST, HIGHEST = -0.2, 1.0  # of the similarity axis
 BLACK, GREY, LIGHT = (40, 40, 40), (150, 150, 150), (225, 225, 225)
 FACE, FUSED, LIMIT = (200, 140, 60), (60, 60, 210), (80, 160, 80)  # BGR
+AVERAGE = (160, 60, 160)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,7 @@ class Curve:
     similarities: Array
     shares: Array
     fused: Array
+    average: Array
     threshold: float
     named: bool = False  # whether the track ended with a name
 
@@ -75,15 +77,25 @@ def _panel(curve: Curve) -> Image:
     for place, similarity in zip(x, curve.similarities, strict=True):
         centre = (round(float(place)), _y(float(similarity)))
         cv2.circle(panel, centre, 2, FACE, cv2.FILLED, cv2.LINE_AA)
-    line = np.stack([np.round(x), [_y(float(s)) for s in curve.fused]], axis=1).astype(np.int32)
-    cv2.polylines(panel, [line[:, None]], False, FUSED, 2, cv2.LINE_AA)
-    cv2.circle(panel, (int(line[-1, 0]), int(line[-1, 1])), 3, FUSED, cv2.FILLED, cv2.LINE_AA)
+    for values, colour, wide in ((curve.average, AVERAGE, 1), (curve.fused, FUSED, 2)):
+        line = np.stack([np.round(x), [_y(float(s)) for s in values]], axis=1).astype(np.int32)
+        cv2.polylines(panel, [line[:, None]], False, colour, wide, cv2.LINE_AA)
+        cv2.circle(panel, (int(line[-1, 0]), int(line[-1, 1])), 3, colour, cv2.FILLED, cv2.LINE_AA)
     _text(panel, curve.title, (LEFT, 20), BLACK)
-    for text, colour, back in (("faces", FACE, 210), ("template", FUSED, 150), ("share", GREY, 70)):
+    legend = (("faces", FACE, 280), ("template", FUSED, 222), ("average", AVERAGE, 142))
+    for text, colour, back in (*legend, ("share", GREY, 70)):
         _text(panel, text, (WIDTH - RIGHT - back, 20), colour)
-    _text(panel, f"{begin:.1f} s", (LEFT, HEIGHT - 10), GREY)
-    _text(panel, f"{end:.1f} s", (WIDTH - RIGHT - 50, HEIGHT - 10), GREY)
+    _text(panel, clock(begin), (LEFT, HEIGHT - 10), GREY)
+    _text(panel, clock(end), (WIDTH - RIGHT - 62, HEIGHT - 10), GREY)
     return panel
+
+
+def clock(seconds: float) -> str:
+    """A time on the axis: `12.5 s` below a minute, `1:02:03` from there on."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _y(similarity: float) -> int:

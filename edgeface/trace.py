@@ -56,6 +56,8 @@ class Trace:
             samples = np.stack([s.embedding for s in gallery.samples(near[0].name)])
             rows = np.stack([look.embedding for look in looks])
             templates = np.stack([look.template for look in looks])
+            mean = np.cumsum(rows, axis=0, dtype=np.float64)
+            mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
             qualities = np.array([look.quality for look in looks], np.float32)
             name, last = near[0].name, near[0].similarity
             verdict = name if last >= threshold else f"unknown, nearest {name}"
@@ -66,6 +68,7 @@ class Trace:
                     (rows @ samples.T).max(axis=1),
                     aggregator.shares(rows, qualities),
                     (templates @ samples.T).max(axis=1),
+                    (mean @ samples.T).max(axis=1).astype(np.float32),
                     threshold,
                     last >= threshold,
                 )

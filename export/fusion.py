@@ -4,7 +4,10 @@ Describes simulated clips of the packed training pictures with an embedder (once
 fits the closed forms, trains the cluster-and-aggregate network, and measures all of them on people
 of whom neither has seen anything. The network is written beside the embedder, as
 `MODEL.update.onnx` and `MODEL.readout.onnx`, and named in its card, only where it is better than
-the best closed form by more than chance; else the card is left to the closed form.
+the best closed form by more than chance, or where --keep says so; else the card is left to the
+closed form. --features takes tracks that somebody else embedded (see
+`export.protocols.clips.Features.given`) in the place of simulated clips; --ablation needs the
+latter.
 
 The network is that of CAFace (Kim et al., NeurIPS 2022) with these changes: the state is made of
 sums, so that any order and any chunking give one template; every frame is seen alone; tokens come
@@ -26,6 +29,7 @@ import numpy as np
 import torch
 
 from edgeface.embed import DEFAULT
+from edgeface.errors import DataError
 from edgeface.metrics import Interval, tar_at_far
 from edgeface.models import FileRef, FusionSpec, digest, load_card, write_card
 from export.data import open_pack
@@ -170,20 +174,33 @@ def compare(features: Features, args: argparse.Namespace) -> tuple[Fusion, dict[
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export fusion", description=__doc__)
-    parser.add_argument("--pack", type=Path, required=True, help="crops packed by `export pack`")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--pack", type=Path, help="crops packed by `export pack`")
+    given.add_argument("--features", type=Path, help="tracks of your own; see below")
     parser.add_argument("--model", default=DEFAULT, help="name or file of the embedder")
     parser.add_argument("--cache", type=Path, help="keep the described clips beside this .npz")
     parser.add_argument("--people", type=int, help="train on so many, default all")
     parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument(
+        "--keep", action="store_true", help="ship the network even where a closed form is better"
+    )
     parser.add_argument("--ablation", action="store_true", help="train on other tokens too")
     args = parser.parse_args(argv)
     card = load_card(args.model, "embedding")
-    features = features_of(args.pack, args.people, args.cache, card.path, card.digest)
-    network, about = compare(features, args)
+    try:
+        features = (
+            features_of(args.pack, args.people, args.cache, card.path, card.digest)
+            if args.features is None
+            else Features.given(args.features, card.size)
+        )
+        network, about = compare(features, args)
+    except DataError as error:
+        print(f"fusion: {error}", file=sys.stderr)
+        return 1
     lead = about["gain_over_best_closed_form"]
     assert isinstance(lead, dict)
     fusion = None
-    if lead["low"] > 0:
+    if lead["low"] > 0 or args.keep:
         fusion = dataclasses.replace(to_onnx(network, card.path, features), about=rounded(about))
         print("fusion: the network ships", file=sys.stderr)
     else:

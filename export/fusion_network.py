@@ -110,10 +110,12 @@ def train(crowd: Crowd, columns: Floats, iterations: int, seed: int = 0) -> Fusi
     rich = crowd.rich(16)
     for iteration in range(iterations):
         n, share = int(rng.choice([2, 4, 8, 16])), float(rng.choice([0.0, 0.0, 0.1, 0.3]))
-        people = crowd.people if n <= 8 else rich
+        people = crowd.people if n <= 8 or not len(rich) else rich
         chosen = rng.choice(people, min(BATCH, len(people)), replace=False)
         drawn = [crowd.one(int(p), n, share, rng) for p in chosen]
         kept = [(frames, good) for frames, good in drawn if len(frames) == n]
+        if len(kept) < 2:  # nobody to be told apart
+            continue
         fused = network(f, np.stack([frames for frames, _ in kept]))
         cosine = fused @ torch.from_numpy(f.embedding[[g for _, g in kept]]).T
         loss = nn.functional.cross_entropy(24.0 * cosine, torch.arange(len(kept)))

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.errors import DataError
 from edgeface.metrics import tar_at_far
 from export.data import Pack
-from export.protocols.clips import CLIPS, FRAMES, Features, others
+from export.protocols.clips import Features, others
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -61,8 +62,8 @@ class Crowd:
         """`n` frames of clips of one person, `share` of them another's, and the undegraded row of a
         picture that none of the clips was made of. Fewer than `n` where there are not so many."""
         f, own = self.features, self._rows[person]
-        sources = np.unique(f.picture[own])
-        reference = rng.choice(sources)
+        good = np.unique(f.picture[own][f.clip[own] < 0])
+        reference = rng.choice(good)
         clean = own[(f.picture[own] == reference) & (f.clip[own] < 0)]
         frames = own[(f.picture[own] != reference) & (f.clip[own] >= 0)]
         frames = rng.permutation(frames)[:n]
@@ -75,9 +76,14 @@ class Crowd:
 
     def rich(self, frames: int) -> Rows:
         """Those of the people who have so many frames whichever picture is the good one."""
-        each = CLIPS * FRAMES
-        need = -(-frames // each) + 1
-        return np.array([p for p in self.people if len(self._rows[int(p)]) >= need * (each + 1)])
+        f, found = self.features, []
+        for person in self.people:
+            own = self._rows[int(person)]
+            clips, good = own[f.clip[own] >= 0], own[f.clip[own] < 0]
+            same = (f.picture[clips] == f.picture[good][:, None]).sum(axis=1)
+            if len(clips) - same.max() >= frames:
+                found.append(int(person))
+        return np.array(found, np.int64)
 
     def sets(self, n: int, share: float, *, seed: int, each: int = 1) -> Sets:
         """`each` sets of exactly `n` frames of everybody who has them: frames (s, n), good pictures
@@ -89,6 +95,10 @@ class Crowd:
                 frames, clean = self.one(person, n, share, rng)
                 if len(frames) == n:
                     found.append((frames, clean, person))
+        if not found:
+            raise DataError(
+                f"nobody has {n} frames beside a good picture: longer tracks are needed"
+            )
         rows, good, who = zip(*found, strict=True)
         return np.stack(rows), np.array(good), np.array(who)
 

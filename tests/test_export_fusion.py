@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
+import edgeface  # noqa: E402
 from edgeface.aggregate import Aggregator, Learned  # noqa: E402
-from edgeface.models import InputSpec, ModelCard  # noqa: E402
+from edgeface.errors import DataError  # noqa: E402
+from edgeface.models import InputSpec, ModelCard, load_card  # noqa: E402
 from edgeface.types import Threshold  # noqa: E402
+from export import fusion  # noqa: E402
 from export.fusion import to_onnx  # noqa: E402
 from export.fusion_network import Fusion, looks  # noqa: E402
 from export.fusion_sets import SHIPPED, Crowd, fuse, score  # noqa: E402
@@ -123,3 +128,77 @@ def test_the_graphs_say_what_the_network_says(features: Features, tmp_path: Path
             wanted = network(features, rows[None]).numpy()[0]
         state = aggregator.add(aggregator.empty(), features.embedding[rows], features.quality[rows])
         np.testing.assert_allclose(aggregator.read(state).embedding, wanted, atol=2e-5)
+
+
+def tracks(file: Path, people: int = 40, size: int = SIZE) -> dict[str, np.ndarray]:
+    """Somebody's tracks: of each person two good pictures and two tracks of twelve frames."""
+    rng = np.random.default_rng(1)
+    person = np.repeat(np.arange(people), 26)
+    track = np.concatenate(
+        [np.concatenate([[-1, -1], np.repeat([2 * p, 2 * p + 1], 12)]) for p in range(people)]
+    )
+    spread = np.where(track < 0, 0.3, rng.uniform(0.5, 3.0, len(track)))[:, None]
+    rows = rng.normal(size=(people, size))[person] + spread * rng.normal(size=(len(person), size))
+    found = {
+        "features": (rows * rng.uniform(5, 9, (len(rows), 1))).astype(np.float32),
+        "person": np.array([f"n{p}" for p in person]),
+        "track": track,
+        "quality": (1 / (1 + spread[:, 0])).astype(np.float32),
+    }
+    np.savez(file, **found)
+    return found
+
+
+def test_somebody_elses_tracks_are_read(tmp_path: Path) -> None:
+    given = tracks(tmp_path / "tracks.npz")
+    found = Features.given(tmp_path / "tracks.npz", SIZE)
+    raw = given["features"]
+    np.testing.assert_allclose(found.embedding * found.norm[:, None], raw, rtol=1e-5)
+    assert len(np.unique(found.picture)) == 4 * 40  # every good picture and every track
+    crowd = Crowd(found, np.unique(found.person))
+    frames, good = crowd.one(3, 8, 0.0, np.random.default_rng(0))
+    assert len(frames) == 8 and (found.clip[frames] >= 0).all()
+    assert found.clip[good] == -1 and (found.person[[*frames, good]] == 3).all()
+    assert len(crowd.rich(24)) == len(crowd.people) and not len(crowd.rich(25))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"track": None}, "expected an .npz with features, person and track"),
+        ({"track": np.zeros(3, int)}, "with a person, a track and a quality each"),
+        ({"track": np.zeros(1040, int)}, "0 people with a good picture"),
+        ({"features": np.zeros((1040, SIZE))}, "have no direction"),
+    ],
+)
+def test_what_is_wrong_with_tracks_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    file = tmp_path / "tracks.npz"
+    given = tracks(file) | change
+    np.savez(file, **{k: v for k, v in given.items() if v is not None})
+    with pytest.raises(DataError, match=message):
+        Features.given(file, SIZE)
+
+
+def test_a_network_of_given_tracks_is_kept_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = Path(edgeface.__file__).parent / "weights"
+    for suffix in ("onnx", "json"):
+        shutil.copy(weights / f"mobilefacenet-edge.{suffix}", tmp_path / f"mine.{suffix}")
+    text = (tmp_path / "mine.json").read_text()
+    document = json.loads(text) | {"name": "mine", "file": "mine.onnx"}
+    (tmp_path / "mine.json").write_text(json.dumps({**document, "variants": {}}))
+    card = load_card(tmp_path / "mine.onnx", "embedding")
+    tracks(tmp_path / "tracks.npz", size=card.size)
+    monkeypatch.setattr(fusion, "fit", lambda crowd, scale: (SHIPPED, SHIPPED))
+    words = ["--features", str(tmp_path / "tracks.npz"), "--model", str(card.path)]
+    assert fusion.main([*words, "--iterations", "5", "--keep"]) == 0
+    made = load_card(card.path, "embedding")
+    learned = Learned.beside(made)
+    assert learned is not None
+    found = Features.given(tmp_path / "tracks.npz", card.size)
+    aggregator = Aggregator(card.size, learned)
+    state = aggregator.add(aggregator.empty(), found.embedding[2:14], found.quality[2:14])
+    template = aggregator.read(state).embedding
+    assert template @ found.embedding[0] > template @ found.embedding[26]
+    assert fusion.main(["--features", str(tmp_path / "none.npz"), "--model", str(card.path)]) == 1

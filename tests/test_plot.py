@@ -9,13 +9,25 @@ import pytest
 
 from edgeface.draw import save
 from edgeface.errors import OutputError
-from edgeface.plot import FACE, FUSED, HEIGHT, LIMIT, PANELS, STRIP, WIDTH, Curve, plot
+from edgeface.plot import (
+    AVERAGE,
+    FACE,
+    FUSED,
+    HEIGHT,
+    LIMIT,
+    PANELS,
+    STRIP,
+    WIDTH,
+    Curve,
+    clock,
+    plot,
+)
 
 
 def curve(similarity: float, n: int = 5) -> Curve:
     level = np.full(n, similarity, np.float32)
     shares = np.full(n, 1 / n, np.float32)
-    return Curve("track 1: Bob", np.arange(n, dtype=np.float32), level, shares, level, 0.4)
+    return Curve("track 1: Bob", np.arange(n, dtype=np.float32), level, shares, level, level, 0.4)
 
 
 def rows_of(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -48,6 +60,18 @@ def test_higher_similarity_is_drawn_higher() -> None:
     above = plot([curve(0.6)])
     assert rows_of(above, FUSED).mean() < rows_of(above, LIMIT).mean()
     assert abs(rows_of(above, FUSED).mean() - rows_of(above, FACE).mean()) < 4
+
+
+def test_the_plain_average_is_drawn_beside_the_template() -> None:
+    worse = replace(curve(0.8), average=np.full(5, 0.3, np.float32))
+    drawn = plot([worse])
+    assert rows_of(drawn, AVERAGE).mean() > rows_of(drawn, FUSED).mean() + 50
+
+
+def test_the_axis_tells_hours() -> None:
+    assert [clock(t) for t in (0, 59.94, 60, 3723.9, 90000)] == [
+        "0.0 s", "59.9 s", "0:01:00", "1:02:03", "25:00:00",
+    ]  # fmt: skip
 
 
 def test_a_single_face_is_a_curve_too() -> None:

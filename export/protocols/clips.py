@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeface.alignment import TEMPLATE
+from edgeface.errors import DataError
 from edgeface.quality import rate
 from edgeface.types import Face
 from export.augment import STRONG, blur, jitter, light, noise, occlusion
@@ -130,6 +132,49 @@ class Features:
         with np.load(path) as file:
             columns = {name: file[name] for name in cls.__slots__}
         return cls(**columns | {"style": columns["style"].astype(np.float32)})
+
+    @classmethod
+    def given(cls, path: Path, size: int) -> Features:
+        """Somebody else's tracks, an `.npz`: `features` (n, size) before they were made unit,
+        `person` (n,), `track` (n,) numbered through, -1 for a good picture to be found by, and
+        perhaps `quality` (n,) in [0, 1]. People without a good picture or a track are left out.
+
+        Raises:
+            DataError: it is none of this, or has fewer than 20 such people.
+        """
+        try:
+            with np.load(path) as file:
+                found = {name: file[name] for name in file.files}
+            raw, person = np.asarray(found["features"], np.float32), found["person"]
+            track = np.asarray(found["track"], np.int64)
+            quality = np.asarray(found.get("quality", np.ones(len(raw))), np.float32)
+        except (OSError, ValueError, EOFError, BadZipFile, KeyError) as error:
+            raise DataError(
+                f"{path}: {error}; expected an .npz with features, person and track"
+            ) from error
+        columns = (person, track, quality)
+        if raw.ndim != 2 or raw.shape[1] != size or any(c.shape != raw.shape[:1] for c in columns):
+            raise DataError(
+                f"{path}: expected features (n, {size}) with a person, a track and a quality each, "
+                f"got {raw.shape}"
+            )
+        norm = np.linalg.norm(raw, axis=1)
+        if not np.isfinite(norm).all() or not norm.all():
+            raise DataError(f"{path}: features that are zero or not finite have no direction")
+        number = np.unique(person, return_inverse=True)[1].astype(np.int64)
+        whole = np.intersect1d(number[track < 0], number[track >= 0])
+        if len(whole) < 20:
+            raise DataError(
+                f"{path}: {len(whole)} people with a good picture (track -1) and a track; 20 are "
+                "the least to learn from"
+            )
+        # Every good picture and every track is a source of its own.
+        alone = np.arange(len(track)) + (track.max() + 1)
+        picture = np.where(track < 0, alone, track)
+        unit = (raw / norm[:, None]).astype(np.float32)
+        style = np.zeros((len(raw), 1), np.float32)
+        rows = np.isin(number, whole)
+        return cls(unit, norm, style, quality, number, picture, track).only(rows)
 
     def only(self, rows: NDArray[np.bool_] | slice) -> Features:
         """Some of the rows."""
