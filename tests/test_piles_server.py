@@ -198,7 +198,7 @@ def test_the_report_opens_in_a_browser(result, tmp_path) -> None:
     assert dom.count("<section") == PEOPLE
     assert dom.count('src="data:image/jpeg;base64,') == dom.count("<circle") == PEOPLE * 4
     legend = dom[dom.index('<ul id="legend"') : dom.index("</ul>")]
-    assert legend.count("<li>") == legend.count("background: hsl(") == PEOPLE
+    assert legend.count("<li>") == legend.count("background: rgb(") == PEOPLE
     assert "<form" not in dom
     assert "#1 " in dom and "p0 & 0.png#0" in html.unescape(dom)
     links = re.findall(r'<a href="([^"]+)"', dom)
