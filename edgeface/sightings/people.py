@@ -25,7 +25,7 @@ import numpy as np
 from edgeface.errors import GalleryError
 from edgeface.gallery import Person
 from edgeface.sightings.records import Appearance
-from edgeface.sightings.rows import Execute
+from edgeface.sightings.rows import BLOCK, WHO, Execute
 from edgeface.types import Status, timestamp
 
 if TYPE_CHECKING:
@@ -206,17 +206,19 @@ class People:
         """The past appearances of nobody that reach the threshold of their time for `named`. One
         that was between two people, or not good enough to be decided, is nobody's still."""
         store = self._store
-        rows = execute(
-            "SELECT id, run, track, template, threshold FROM appearance "
-            "WHERE coalesce(given, person) IS NULL AND template IS NOT NULL AND status = ?",
-            (str(Status.UNKNOWN),),
-        )
-        if not rows:
-            return []
-        ids, templates = store.templates(row[:4] for row in rows)
         theirs = np.stack([s.embedding for s in store.gallery.samples(named.name)])
-        best = np.concatenate([(block @ theirs.T).max(1) for block in _blocks(templates)])
-        return [i for i, s, row in zip(ids, best.tolist(), rows, strict=True) if s >= row[4]]
+        nobodies = sorted(i for (i,) in execute(f"SELECT id FROM appearance WHERE {WHO} IS NULL"))
+        found = list[int]()
+        for begin in range(0, len(nobodies), BLOCK):
+            rows = execute(
+                "SELECT id, run, track, template, threshold FROM appearance WHERE id IN ({among}) "
+                "AND template IS NOT NULL AND status = ? ORDER BY id",
+                (json.dumps(nobodies[begin : begin + BLOCK]), str(Status.UNKNOWN)),
+            )
+            ids, templates = store.templates(row[:4] for row in rows)
+            best = (templates @ theirs.T).max(1)
+            found += [i for i, s, row in zip(ids, best.tolist(), rows, strict=True) if s >= row[4]]
+        return found
 
     def _make(
         self,
@@ -264,7 +266,3 @@ def _best(rows: Sequence[Appearance]) -> list[Appearance]:
     if not fit:
         raise GalleryError("none of these faces was good enough to be kept: choose others")
     return sorted(fit, key=lambda row: (-row.weight, row.id))[:SAMPLES]
-
-
-def _blocks(rows: Any, size: int = 65_536) -> list[Any]:
-    return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.score import QuantizedRows, quantize, topk
+from edgeface.sightings.rows import BLOCK
 from edgeface.types import Array
 
 if TYPE_CHECKING:
@@ -51,23 +52,40 @@ class Recall:
         with self._store.file.read() as execute:
             ((erased,),) = execute("SELECT value FROM about WHERE key = 'erased'")
             if erased != self._erased:
-                self._ids, self._exact, self._bulk = self._ids[:0], self._exact[:0], None
-                self._top, self._living, self._erased = 0, [], erased
-            rows = execute(f"{_READ} WHERE id > ? ORDER BY id", (self._top,))
-            rows += execute(
-                f"{_READ} WHERE id IN ({{among}}) ORDER BY id",
-                (json.dumps(self._living),),
+                self._erased = erased
+                if self._top:
+                    self._keep(execute("SELECT id FROM appearance"))
+            living = execute(
+                f"{_READ} WHERE id IN ({{among}}) ORDER BY id", (json.dumps(self._living),)
             )
-        self._top = max([self._top, *(row[0] for row in rows)])
-        self._living = [row[0] for row in rows if not row[4]]
+            self._living = []
+            live = self._sort(living)
+            while rows := execute(f"{_READ} WHERE id > ? ORDER BY id LIMIT ?", (self._top, BLOCK)):
+                live += self._sort(rows)
+                self._top = rows[-1][0]
+        bulk = 0 if self._bulk is None else len(self._bulk)
+        if len(self._ids) - bulk > TAIL:
+            self._bulk = quantize(self._exact)
+        return self._store.templates(live)
+
+    def _sort(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Take in the rows that have ended; returns the others."""
         ids, new = self._store.templates(row[:4] for row in rows if row[4])
         if ids:
             self._ids = np.concatenate([self._ids, np.array(ids, np.int64)])
             self._exact = np.concatenate([self._exact, new.astype(np.float16)])
-        bulk = 0 if self._bulk is None else len(self._bulk)
-        if len(self._ids) - bulk > TAIL:
-            self._bulk = quantize(self._exact)
-        return self._store.templates(row[:4] for row in rows if not row[4])
+        live = [row[:4] for row in rows if not row[4]]
+        self._living += [row[0] for row in live]
+        return live
+
+    def _keep(self, rows: list[tuple[int]]) -> None:
+        """Let go of what was erased."""
+        left = np.fromiter((i for (i,) in rows), np.int64, len(rows))
+        stays = np.isin(self._ids, left)
+        self._living = sorted({*self._living} & {*left.tolist()})
+        if not stays.all():
+            self._ids, self._exact = self._ids[stays], self._exact[stays]
+            self._bulk = quantize(self._exact) if len(self._ids) > TAIL else None
 
 
 def _best(

@@ -42,6 +42,7 @@ CREATE TABLE moved (
 CREATE INDEX moved_appearance ON moved (appearance);
 CREATE INDEX moved_given_by ON moved (given_by);
 INSERT INTO about VALUES ('erased', '0'), ('scrub', 'done')"""
+BLOCK = 20_000  # templates read at a time: 10 MB at 128 dimensions
 TABLES = ("event", "appearance", "crop", "alias", "change", "moved")
 WHO = "coalesce(given, person)"
 

@@ -20,11 +20,12 @@ from edgeface.sightings.binding import agree, bind, owner
 from edgeface.sightings.events import EventLog
 from edgeface.sightings.expiry import expire
 from edgeface.sightings.file import File
+from edgeface.sightings.pages import newest, place_of
 from edgeface.sightings.people import People
 from edgeface.sightings.recall import Recall
 from edgeface.sightings.records import Appearance, Expiry, Page
 from edgeface.sightings.residents import Moment, Residents
-from edgeface.sightings.rows import WHO, Execute, Rows
+from edgeface.sightings.rows import Execute, Rows
 from edgeface.sightings.server import Server
 from edgeface.types import Array, Event, EventKind, Template
 
@@ -196,30 +197,18 @@ class Sightings:
     ) -> Page:
         """Appearances, newest first: of a person, a camera, a `kind` (`unknown`: of nobody), last
         seen between two Unix times (s). `cursor` is that of the page before."""
-        where, values = ["1 = 1"], list[Any]()
-        if person is not None or kind is not None:
-            where.append(f"{WHO} IN ({{among}})")
-            if kind == "unknown":
-                where[-1] = f"({WHO} IS NULL OR {where[-1]})"
-            values.append(json.dumps(self.residents.ids(person=person, kind=kind)))
-        given = {"camera = ?": camera, "last >= ?": since, "last < ?": until}
-        for condition, value in given.items():
-            if value is not None:
-                where.append(condition)
-                values.append(value)
+        within = {"camera = ?": camera, "last >= ?": since, "last < ?": until}
+        given = {condition: [value] for condition, value in within.items() if value is not None}
         if cursor is not None:
-            where.append("(last, id) < (?, ?)")
-            values += _place(cursor)
-        # Ids first, from an index alone. The sum keeps SQLite from going through all rows by time
-        # in search of the few of a person.
-        by = "last + 0" if person is not None or kind is not None else "last"
-        statement = (
-            f"{_ROW} WHERE a.id IN (SELECT id FROM (SELECT id FROM appearance WHERE "
-            f"{' AND '.join(where)} ORDER BY {by} DESC, id DESC LIMIT ?) AS newest) "
-            "ORDER BY a.last DESC, a.id DESC"
-        )
+            given["(last, id) < (?, ?)"] = list(place_of(cursor))
+        people = None
+        if person is not None or kind is not None:
+            people = [*self.residents.ids(person=person, kind=kind)]
+        statement, values = newest(given, people, kind == "unknown", limit + 1)
         with self.file.read() as execute:
-            found = execute(statement, [*values, limit + 1])
+            found = execute(
+                f"{_ROW} WHERE a.id IN ({statement}) ORDER BY a.last DESC, a.id DESC", values
+            )
         now = self.residents.now()
         rows = [self._appearance(row, now) for row in found[:limit]]
         more = len(found) > limit and rows
@@ -231,13 +220,16 @@ class Sightings:
 
     def some(self, appearances: Sequence[int]) -> list[Appearance]:
         """Appearances by id, in that order; GalleryError if one is missing."""
-        with self.file.read() as execute:
-            found = execute(f"{_ROW} WHERE a.id IN ({{among}})", (json.dumps(list(appearances)),))
-        now = self.residents.now()
-        rows = {row[0]: self._appearance(row, now) for row in found}
+        rows = self._found(appearances)
         if missing := [i for i in appearances if i not in rows]:
             raise GalleryError(f"no sighting has the id {missing[0]}: it expired, or never was")
         return [rows[i] for i in appearances]
+
+    def _found(self, appearances: Sequence[int]) -> dict[int, Appearance]:
+        with self.file.read() as execute:
+            found = execute(f"{_ROW} WHERE a.id IN ({{among}})", (json.dumps(list(appearances)),))
+        now = self.residents.now()
+        return {row[0]: self._appearance(row, now) for row in found}
 
     def crop(self, appearance: int) -> bytes | None:
         """The JPEG kept of an appearance, None if none is."""
@@ -253,7 +245,8 @@ class Sightings:
         """The `k` past appearances most similar to `embedding` (d,) unit, from the cosine
         `threshold` on, best first, each with its cosine."""
         found = self._recall.search(embedding, threshold, k)
-        return list(zip(self.some([i for i, _ in found]), [s for _, s in found], strict=True))
+        rows = self._found([i for i, _ in found])
+        return [(rows[i], similarity) for i, similarity in found if i in rows]
 
     # Underneath ----------------------------------------------------------------------------------
 
@@ -295,11 +288,3 @@ class Sightings:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _place(cursor: str) -> tuple[float, int]:
-    last, _, number = cursor.partition("~")
-    try:
-        return float(last), int(number)
-    except ValueError:
-        raise GalleryError(f"{cursor!r} is no cursor: give that of the page before") from None
