@@ -41,6 +41,7 @@ LAYERS = {
         "submodels",
         "decide",
         "calibrate",
+        "promise",
         "cluster",
         "cohort",
         "draw",
