@@ -12,6 +12,7 @@ from edgeface.calibrate import Calibration
 from edgeface.gallery import Kind
 from edgeface.serve.calls import Call, bad, shown
 from edgeface.serve.metrics import metric, of_cameras
+from edgeface.serve.outcomes import promise_of
 from edgeface.thresholds import CALIBRATION
 from edgeface.types import timestamp
 
@@ -44,11 +45,13 @@ def system(call: Call) -> Answer:
 
 
 def calibration(call: Call) -> Answer:
-    """GET calibration: the thresholds of this moment and what they promise."""
+    """GET calibration: the thresholds of this moment, what they promise, and what came of it."""
     service = call.service
     limits = service.identifier.thresholds()
     text = service.gallery.note(CALIBRATION)
     own = None if text is None else Calibration.from_json(text)
+    promised = promise_of(limits.known, own, service.describer.embedder.card)
+    outcome = service.outcomes.judged(limits.known, promised)
     return {
         "known": asdict(limits.known),
         "stranger": asdict(limits.stranger),
@@ -57,6 +60,12 @@ def calibration(call: Call) -> Answer:
             "fpir": own.fpir, "threshold": own.value, "low": own.low, "high": own.high,
             "people": own.size, "trials": own.trials, "origin": own.origin,
             "measured": asdict(own.measured),
+        },
+        "promised": None if promised is None else asdict(promised),
+        "outcome": {
+            "wrong": outcome.wrong, "trials": outcome.trials,
+            "seen": None if outcome.seen is None else asdict(outcome.seen),
+            "warning": None if outcome.warning is None else str(outcome.warning),
         },
     }  # fmt: skip
 

@@ -100,6 +100,8 @@ def changed(call: Call) -> Answer:
     if name is not None and name != person.name:
         holder = next((p.id for p in call.service.gallery.people() if p.name == name), None)
         changes.append(people.name(number, name, call.ids("sightings")))
+        if person.kind is Kind.STRANGER:
+            _judged(call, number, holder is None, changes[-1])
         number = number if holder is None else holder
     if "group" in call.body:
         changes.append(people.group(number, group or None))
@@ -116,8 +118,11 @@ def named(call: Call) -> Answer:
     call.only("name", "sightings")
     name, sightings = call.name(), call.ids("sightings", 1)
     call.there(sightings)
+    there = any(p.name == name for p in call.service.gallery.people())
     change = call.service.store.people.name(None, name, sightings)
     person = call.service.gallery.person(name)
+    if not there:
+        _judged(call, person.id, True, change)
     return {"person": _whole(call, person), "changes": [change_row(change)]}
 
 
@@ -135,9 +140,11 @@ def merged(call: Call) -> Answer:
         raise bad(f"into is {shown(into)}: a person's id is needed", "into")
     if into in others:
         raise bad("a person cannot be merged into themselves", "others")
-    for number in (into, *others):
-        _existing(call, number)
+    kinds = [_existing(call, number).kind for number in (into, *others)]
     changes = call.service.store.people.merge(into, others)
+    for number, kind, change in zip(others, kinds[1:], changes, strict=True):
+        if kind is Kind.STRANGER and kinds[0] is not Kind.STRANGER:
+            _judged(call, number, False, change)
     return {
         "person": _whole(call, _existing(call, into)),
         "changes": [change_row(c) for c in changes],
@@ -166,6 +173,7 @@ def not_this(call: Call) -> Answer:
         raise Refused(409, "changed_since", f"sighting {sighting} is not of {person.name!r}",
                       {"sighting": row.to_dict()})  # fmt: skip
     change = call.service.store.people.not_this(sighting)
+    call.service.outcomes.not_this(row, change)
     return {"person": _whole(call, _get(call)), "changes": [change_row(change)]}
 
 
@@ -204,6 +212,15 @@ def change_row(change: Change) -> Answer:
         "count": change.count,
         "undone": change.undone,
     }
+
+
+def _judged(call: Call, person: int, new: bool, change: Change) -> None:
+    """A stranger is somebody `new`, or somebody who was known before."""
+    outcomes = call.service.outcomes
+    if new:
+        outcomes.named(person, call.service.identifier.thresholds().known, change)
+    else:
+        outcomes.was_known(person, change)
 
 
 def _get(call: Call) -> Person:

@@ -26,6 +26,7 @@ from edgeface.identify import Identifier
 from edgeface.serve.config import ServiceSettings
 from edgeface.serve.feed import Feed
 from edgeface.serve.metrics import Counts
+from edgeface.serve.outcomes import Outcomes
 from edgeface.serve.preview import Stills
 from edgeface.settings import Settings
 from edgeface.sightings import Recorder, Sightings
@@ -57,6 +58,7 @@ class Service:
         self.feed = Feed(store)
         self.stills = Stills()
         self.counts = Counts(store)
+        self.outcomes = Outcomes(Path(f"{settings.beside}.outcomes.json"), store)
         self.cameras = Cameras(
             describer,
             gallery,

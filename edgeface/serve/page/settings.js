@@ -73,7 +73,7 @@ function promise(limits, refresh) {
   }
   const seen = limits.outcome;
   if (seen) {
-    rows.push(el("p", { className: seen.warning ? "bad" : "soft" }, `Seen: ${seen.wrong} of ${seen.trials}${seen.warning ? " – more than was promised" : ""}.`));
+    rows.push(el("p", { className: seen.warning ? "bad" : "soft" }, `Seen: ${seen.wrong} of ${seen.trials}${seen.warning ? ` – ${seen.warning} than was promised` : ""}.`));
   }
   rows.push(el("div", { className: "bar" }, el("label", {}, "Strangers that may be named ", rate, "%"), button("Set", async () => {
     await send("POST", "calibration", { fpir: Number(rate.value) / 100 });
