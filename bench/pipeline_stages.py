@@ -14,7 +14,7 @@ import numpy as np
 
 import edgeface as ef
 from bench.pipeline_clips import Clip
-from edgeface import describe, draw, follow, images, track
+from edgeface import describe, draw, follow, images, recognisability, track
 
 
 class Stopwatch:
@@ -54,9 +54,10 @@ def watched(app: ef.Identifier, watch: Stopwatch) -> Iterator[None]:
     tracker = track.Tracker
     places: list[tuple[Any, str, str]] = [
         (app.describer, "detector", "detect"),
-        (app.describer, "embedder", "embed"),
+        (app.describer.describe, "embedder", "embed"),
         (describe, "align", "align"),
         (describe, "rate", "quality"),
+        (recognisability.Recogniser, "__call__", "quality"),
         (follow, "decide_together", "decide"),
         (tracker, "update", "track"),
         (app.gallery, "search", "gallery"),
@@ -84,7 +85,7 @@ class _Counted:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._network, name)
-        return self._watch.around(self._stage, found) if name == "within" else found
+        return self._watch.around(self._stage, found) if name in {"within", "measure"} else found
 
     def __call__(self, image: Any) -> Any:
         with self._watch(self._stage):

@@ -18,14 +18,16 @@ from edgeface.calibrate import calibrate
 from edgeface.cohort import Cohort
 from edgeface.describe import Describer, find
 from edgeface.errors import ArgumentError, CalibrationError, GalleryError, ImageError
+from edgeface.follow import HEARD
 from edgeface.gallery import Gallery, GrowthRules
 from edgeface.identify import Identifier
 from edgeface.models import Impostors, ModelCard
+from edgeface.recognisability import ENROLLED, Verdict
 from edgeface.settings import Settings
 from edgeface.submodels import Rule, SubmodelBank
 from edgeface.trace import Trace
 from edgeface.track import TrackerOptions
-from edgeface.types import Event, Face, Frame, Sighting, Status, Threshold
+from edgeface.types import Event, Face, Flaw, Frame, Kind, Sighting, Status, Threshold
 
 RED, GREEN, BLUE = (30, 30, 220), (30, 200, 30), (220, 40, 30)
 TEXTURE = cv2.resize(
@@ -192,6 +194,48 @@ def test_a_dark_blurred_face_is_low_quality_not_unknown(app, detector, show) -> 
         show((face(100, 60, 90), (60, 60, 60)))
         detector.faces = []
     assert [s.decision.status for s in app.sightings] != [Status.MATCH]
+
+
+def judged(monkeypatch, chance: float) -> None:
+    """Make every face one whose owner is found with `chance`."""
+    monkeypatch.setattr(
+        "edgeface.describe._by_quality", lambda f, crop: Verdict.of(chance, f, Flaw.MASKED)
+    )
+
+
+def test_a_track_that_nobody_could_recognise_says_why(app, detector, show, monkeypatch) -> None:
+    enroll(app, detector, "Alice", RED)
+    judged(monkeypatch, HEARD - 0.01)
+    events = [e for _ in range(6) for e in show((face(100, 60, 90), RED))]
+    assert [str(e.kind) for e in events] == ["seen"]
+    assert (events[0].decision.status, events[0].decision.reason) == (
+        Status.LOW_QUALITY,
+        Flaw.MASKED,
+    )
+    judged(monkeypatch, HEARD)
+    decisions = []
+    for _ in range(30):
+        show((face(100, 60, 90), RED))
+        decisions += [s.decision for s in app.sightings]
+    assert (decisions[-1].name, decisions[-1].reason) == ("Alice", None)
+
+
+@pytest.mark.parametrize("chance", [ENROLLED - 0.01, ENROLLED])
+def test_nothing_is_learnt_from_faces_that_are_hard_to_recognise(
+    tmp_path, detector, embedding_card, monkeypatch, chance: float
+) -> None:
+    settings = Settings(
+        tracking=TrackerOptions(high=0.6, low=0.3, rejoin=0.8),
+        growth=GrowthRules(quality=0.0, apart=0.5),
+    )
+    judged(monkeypatch, chance)
+    with Gallery.open(tmp_path / "g", model="colours", size=3) as gallery:
+        app = Identifier(Describer(detector, Colours(embedding_card)), gallery, settings)
+        detector.faces = [face(100, 60, 90)]
+        picture = painted((detector.faces[0], RED))
+        for index in range(60):
+            app.step(Frame(picture, index * 0.04, index))
+        assert gallery.count(Kind.STRANGER) == (chance >= ENROLLED)
 
 
 def test_pictures(app, detector) -> None:
@@ -389,7 +433,7 @@ def bank(
 def test_a_bank_answers_for_those_the_gallery_does_not_know(
     app, detector, show, tmp_path: Path
 ) -> None:
-    app._bank = SubmodelBank.load(bank(tmp_path / "b.efb", ["Gus", "Ben"], [GREEN, BLUE]))
+    app.bank = SubmodelBank.load(bank(tmp_path / "b.efb", ["Gus", "Ben"], [GREEN, BLUE]))
     enroll(app, detector, "Alice", RED)
     for _ in range(6):
         show(
@@ -403,7 +447,7 @@ def test_a_bank_answers_for_those_the_gallery_does_not_know(
 
 
 def test_a_class_of_the_bank_is_named_once_in_a_frame(app, show, tmp_path: Path) -> None:
-    app._bank = SubmodelBank.load(bank(tmp_path / "b.efb", ["Gus", "Ben"], [GREEN, BLUE]))
+    app.bank = SubmodelBank.load(bank(tmp_path / "b.efb", ["Gus", "Ben"], [GREEN, BLUE]))
     app.reset()
     for _ in range(6):
         show((face(20, 60, 90), BLUE), (face(320, 60, 90), BLUE))
