@@ -36,10 +36,11 @@ from export.contract import Floats, Foreign, find, open_foreign
 from export.data import Pack, list_crops, open_pack, pack
 from export.gate import BUDGETS, ROUNDING, by_file, runtimes
 from export.irfile import save
+from export.net import Net
 from export.placing import install
 from export.protocols.embedders import open_embedder
 from export.qdq import quantized
-from export.rewrite import Net
+from export.rewrite import feed, normalise, split_prelus, unit
 from export.teachers import to_input
 from export.threshold import card_of, measure
 
@@ -89,8 +90,8 @@ def read_faces(folders: list[Path], target: Path, most: int) -> Faces:
 def write_float(net: Net, path: Path) -> None:
     """The float file of a network that takes `image`."""
     net = copy.deepcopy(net)
-    net.split_prelus()
-    net.unit()
+    split_prelus(net)
+    unit(net)
     onnx.save(net.model(half=True, outputs=("embedding", "norm")), str(path))
 
 
@@ -126,8 +127,8 @@ def adopt(args: argparse.Namespace, work: Path) -> list[str]:
     (way, best), (other, second), *_ = scores.items()
     print(f"adopt: wants {way} (agreement {best:.2f}; {other}: {second:.2f})", file=sys.stderr)
     net = Net(foreign.model, foreign.output, foreign.width)
-    net.normalise()
-    net.feed(spec)
+    normalise(net)
+    feed(net, spec)
     reference, about = foreign.embed(some, spec), source(args, foreign, way, scores)
 
     def carded(path: Path, kind: str, near: dict[str, float]) -> ModelCard:

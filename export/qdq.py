@@ -17,7 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from export.rewrite import Net, attribute, convolutions
+from export.net import Net, attribute, convolutions
+from export.rewrite import unit
 from export.rounding import MOST, range_of, weight_scale
 
 Floats = NDArray[np.float32]
@@ -182,7 +183,7 @@ def rounded(
                 if given == name:
                     reader.input[i] = f"{name}.dq"
     if outputs == ("embedding", "norm"):
-        net.unit()
+        unit(net)
     return net.model(outputs=outputs)
 
 

@@ -5,409 +5,203 @@ Runtime is fast with it. Every step leaves what the network says as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper, shape_inference, version_converter
+from onnx import NodeProto, helper
 
 from edgeface.models import InputSpec
+from export.net import Array, Net, attribute, odd
 from export.prelu import split
 
-Array = NDArray[Any]
-OPSET = 17  # older graphs are brought to it; from 13 on weights may have a step per channel
-OLDEST = 13
-SMALL = 64  # weights of fewer numbers stay float32
-HALF = 65504.0  # the largest float16
-PARENS = ("Conv", "Gemm")
+LAYERS = ("Conv", "Gemm")
 
 
-class Net:
-    """A graph to be changed: `nodes` in order, `weights` by name, from `input` to `output`, an
-    embedding of `size` numbers."""
+def layer_before(net: Net, name: str) -> NodeProto | None:
+    """The convolution or plain linear layer, its weights known, that gives `name` to one
+    reader alone."""
+    node = net.producer(name)
+    if node is None or node.op_type not in LAYERS or len(net.consumers(name)) != 1:
+        return None
+    if name == net.output or node.input[1] not in net.weights:
+        return None
+    if any(n and n not in net.weights for n in node.input[2:]):
+        return None
+    return None if odd(node) else node
 
-    def __init__(self, model: onnx.ModelProto, output: str, width: int) -> None:
-        model = onnx.ModelProto.FromString(model.SerializeToString())  # ours to change
-        opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
-        if opset < OLDEST:
-            model = version_converter.convert_version(model, OPSET)
-            opset = OPSET
-        graph = model.graph
-        self.opset, self.imports = opset, [o for o in model.opset_import if o.domain]
-        self.ir_version = max(8, model.ir_version)
-        self.weights = {w.name: numpy_helper.to_array(w) for w in graph.initializer}
-        self.nodes = list(graph.node)
-        self.input = next(i.name for i in graph.input if i.name not in self.weights)
-        self.shape = [d.dim_value for d in self._shape(graph.input)][1:]
-        self.output, self.size = output, width
-        self.free("image", "norm", "embedding")
-        self.fold_constants()
-        self.prune()
 
-    def _shape(self, inputs: Any) -> Any:
-        found = next(i for i in inputs if i.name == self.input)
-        return found.type.tensor_type.shape.dim
-
-    # What is connected to what.
-
-    def producer(self, name: str) -> NodeProto | None:
-        return next((node for node in self.nodes if name in node.output), None)
-
-    def consumers(self, name: str) -> list[NodeProto]:
-        return [node for node in self.nodes if name in node.input]
-
-    def constant(self, name: str, value: Array) -> str:
-        """A new weight under a name of its own."""
-        while name in self.weights:
-            name += "_"
-        self.weights[name] = value
-        return name
-
-    def remove(self, node: NodeProto, instead: str) -> None:
-        """Take out a node; who read its output reads `instead`."""
-        gone = node.output[0]
-        self.nodes.remove(node)
-        for other in self.nodes:
-            for i, name in enumerate(other.input):
-                if name == gone:
-                    other.input[i] = instead
-        if self.output == gone:
-            self.output = instead
-
-    def free(self, *names: str) -> None:
-        """Rename maps of these names: they are needed for something else."""
-        for name in names:
-            other = f"{name}.inner"
-            for node in self.nodes:
-                for i, given in enumerate(node.input):
-                    node.input[i] = other if given == name else given
-                for i, given in enumerate(node.output):
-                    node.output[i] = other if given == name else given
-            if name in self.weights:
-                self.weights[other] = self.weights.pop(name)
-            self.output = other if self.output == name else self.output
-            self.input = other if self.input == name else self.input
-
-    # Steps.
-
-    def fold_constants(self) -> None:
-        """Work out, in ONNX Runtime, what depends on no picture."""
-        import onnxruntime as ort
-
-        known, nodes = {"", *self.weights}, []
-        for node in list(self.nodes):
-            if known.issuperset(node.input) and not node.op_type.startswith("Random"):
-                known.update(node.output)
-                nodes.append(node)
-            elif node.op_type == "Identity":
-                self.remove(node, node.input[0])
-        if not nodes:
-            return
-        used = {name for node in nodes for name in node.input}
-        given = [numpy_helper.from_array(w, n) for n, w in self.weights.items() if n in used]
-        outputs = [onnx.ValueInfoProto(name=n) for node in nodes for n in node.output if n]
-        graph = helper.make_graph(nodes, "constants", [], outputs, given)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        session = ort.InferenceSession(
-            self._whole(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        names = [o.name for o in outputs]
-        self.weights |= dict(zip(names, map(np.asarray, session.run(names, {})), strict=True))
-        self.nodes = [node for node in self.nodes if node not in nodes]
-
-    def _whole(self, graph: onnx.GraphProto) -> onnx.ModelProto:
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", self.opset), *self.imports],
-            producer_name="edgeface", ir_version=self.ir_version,
-        )  # fmt: skip
-
-    def prune(self) -> None:
-        """Leave out what the output does not need."""
-        needed, kept = {self.output}, []
-        for node in reversed(self.nodes):
-            if needed.intersection(node.output):
-                needed.update(node.input)
-                kept.append(node)
-        self.nodes = kept[::-1]
-        self.weights = {n: w for n, w in self.weights.items() if n in needed}
-
-    def bias(self, node: NodeProto) -> str:
-        """The name of a convolution's or linear layer's bias, which it is given if it has none."""
-        if len(node.input) > 2 and node.input[2]:
-            return str(node.input[2])
-        name = self.constant(f"{node.output[0]}.bias", np.zeros(self.width(node), np.float32))
-        del node.input[2:]
-        node.input.append(name)
-        return name
-
-    def width(self, node: NodeProto) -> int:
-        """How many channels a convolution or linear layer gives."""
-        weight = self.weights[node.input[1]]
-        return int(weight.shape[self.axis(node)])
-
-    def axis(self, node: NodeProto) -> int:
-        """The axis of a weight that counts a layer's outputs."""
-        return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
-
-    def scale(self, node: NodeProto, factor: Array, shift: Array | float = 0.0) -> None:
-        """Multiply the outputs of a convolution or linear layer and add to them, in its weights,
-        which become its own."""
-        weight, bias = self.weights[node.input[1]], self.weights[self.bias(node)]
-        shape = [1] * weight.ndim
-        shape[self.axis(node)] = -1
-        node.input[1] = self.constant(
-            f"{node.output[0]}.weight", (weight * factor.reshape(shape)).astype(np.float32)
-        )
-        node.input[2] = self.constant(
-            f"{node.output[0]}.shift", (bias.reshape(-1) * factor + shift).astype(np.float32)
-        )
-
-    def layer_before(self, name: str) -> NodeProto | None:
-        """The convolution or plain linear layer, its weights known, that gives `name` to one
-        reader alone."""
-        node = self.producer(name)
-        if node is None or node.op_type not in PARENS or len(self.consumers(name)) != 1:
-            return None
-        if name == self.output or node.input[1] not in self.weights:
-            return None
-        if any(n and n not in self.weights for n in node.input[2:]):
-            return None
-        return None if odd(node) else node
-
-    def fold_norms(self) -> None:
-        """Put batch normalisation, and what is added to every picture alike, into the layer
-        before."""
-        for node in list(self.nodes):
-            if node.op_type not in {"BatchNormalization", "Add", "Mul"}:
+def fold_norms(net: Net) -> None:
+    """Put batch normalisation, and what is added to every picture alike, into the layer
+    before."""
+    for node in list(net.nodes):
+        if node.op_type not in {"BatchNormalization", "Add", "Mul"}:
+            continue
+        layer = layer_before(net, node.input[0])
+        if layer is None or any(n not in net.weights for n in node.input[1:]):
+            continue
+        values = [net.weights[n].astype(np.float64) for n in node.input[1:]]
+        if node.op_type == "BatchNormalization":
+            gamma, beta, mean, variance = values
+            factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+            net.scale(layer, factor, beta - mean * factor)
+        else:
+            width, one = net.width(layer), values[0]
+            rank = 4 if layer.op_type == "Conv" else 2
+            # Channels are the second axis of a map; shapes are aligned at their ends.
+            shape = (*[1] * (rank - one.ndim), *one.shape)
+            if one.size not in {1, width} or shape[1:2] not in {(1,), (width,)}:
                 continue
-            layer = self.layer_before(node.input[0])
-            if layer is None or any(n not in self.weights for n in node.input[1:]):
+            if len(shape) != rank or (one.size > 1 and shape[1] != width):
                 continue
-            values = [self.weights[n].astype(np.float64) for n in node.input[1:]]
-            if node.op_type == "BatchNormalization":
-                gamma, beta, mean, variance = values
-                factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-                self.scale(layer, factor, beta - mean * factor)
+            if node.op_type == "Add":
+                net.scale(layer, np.ones(width), np.broadcast_to(one.ravel(), width))
             else:
-                width, one = self.width(layer), values[0]
-                rank = 4 if layer.op_type == "Conv" else 2
-                if one.ndim > rank or one.size not in {1, width}:
-                    continue
-                if one.size > 1 and (*one.shape, *[1] * 3)[max(0, one.ndim - rank + 1)] != width:
-                    continue  # along another axis
-                if node.op_type == "Add":
-                    self.scale(layer, np.ones(width), np.broadcast_to(one.ravel(), width))
-                else:
-                    self.scale(layer, np.broadcast_to(one.ravel(), width))
-            self.remove(node, layer.output[0])
-
-    def name_linear(self) -> None:
-        """A product of rows with a known matrix is a linear layer."""
-        for node in self.nodes:
-            if node.op_type != "MatMul" or node.input[1] not in self.weights:
-                continue
-            flat = self.producer(node.input[0])
-            target = self.weights.get(flat.input[1]) if flat and flat.op_type == "Reshape" else None
-            rows = flat is not None and flat.op_type == "Flatten"
-            if (rows or (target is not None and len(target) == 2)) and (
-                self.weights[node.input[1]].ndim == 2
-            ):
-                node.op_type = "Gemm"
-                self.bias(node)
-
-    def shapes(self) -> dict[str, list[int]]:
-        """The shapes of maps without their first axis, 0 where it is not known."""
-        model = shape_inference.infer_shapes(self.model())
-        return {
-            v.name: [d.dim_value for d in v.type.tensor_type.shape.dim][1:]
-            for v in (*model.graph.value_info, *model.graph.output)
-        }
-
-    def convolve_head(self) -> None:
-        """A linear layer that reads a whole flattened map is a convolution: in integers OpenVINO
-        is faster with that."""
-        shapes = self.shapes()
-        for node in list(self.nodes):
-            if node.op_type != "Gemm" or node.input[1] not in self.weights:
-                continue
-            flat, weight = self.producer(node.input[0]), self.weights[node.input[1]]
-            if flat is None or flat.op_type not in {"Flatten", "Reshape"} or weight.ndim != 2:
-                continue
-            shape = shapes.get(flat.input[0], [])
-            across = weight if self.axis(node) == 0 else weight.T
-            if len(shape) != 3 or int(np.prod(shape)) != across.shape[1]:
-                continue
-            if len(self.consumers(flat.output[0])) != 1:
-                continue
-            if odd(node):
-                continue
-            kernel = self.constant(f"{node.output[0]}.kernel", across.reshape(-1, *shape).copy())
-            bias = [n for n in node.input[2:] if n]
-            if bias:
-                bias = [self.constant(f"{node.output[0]}.b", self.weights[bias[0]].reshape(-1))]
-            whole = f"{node.output[0]}.map"
-            made = helper.make_node(
-                "Conv", [flat.input[0], kernel, *bias], [whole], kernel_shape=shape[1:]
-            )
-            last = helper.make_node("Flatten", [whole], [node.output[0]], axis=1)
-            at = self.nodes.index(node)
-            self.nodes[at : at + 1] = [made, last]
-            self.nodes.remove(flat)
-
-    def free_batch(self) -> None:
-        """Any number of pictures where the graph was written for one."""
-        for node in self.nodes:
-            if node.op_type == "Reshape" and node.input[1] in self.weights:
-                target = self.weights[node.input[1]]
-                if len(target) > 1 and target[0] in {1, -1} and (target[1:] != 0).all():
-                    fixed = target.copy()
-                    fixed[0] = 0
-                    node.input[1] = self.constant(f"{node.output[0]}.shape", fixed)
-
-    def normalise(self) -> None:
-        """All steps that are good for both runtimes."""
-        self.free_batch()
-        self.name_linear()
-        self.fold_norms()
-        self.convolve_head()
-        self.prune()
-
-    def feed(self, spec: InputSpec) -> None:
-        """Take `image`, RGB 0..255 as (n, 3, 112, 112), and make of it what `spec` says."""
-        low, high = spec.range
-        std = np.array(spec.std)
-        factor = (high - low) / 255.0 / std
-        offset = (low - np.array(spec.mean)) / std / factor
-        name, made = "image", []
-
-        def put(kind: str, value: Array | None, output: str, **more: Any) -> str:
-            inputs = [name] if value is None else [name, self.constant(f"{output}.value", value)]
-            made.append(helper.make_node(kind, inputs, [output], **more))
-            return output
-
-        def plain(values: Array) -> Array:
-            one = np.unique(values)
-            shape = (1,) if len(one) == 1 else (3, 1, 1)
-            return (one if len(one) == 1 else values).reshape(shape).astype(np.float32)
-
-        if spec.color == "BGR":
-            name = put("Gather", np.array([2, 1, 0]), "input.bgr", axis=1)
-        if offset.any():
-            name = put("Add", plain(offset), "input.centred")
-        if (factor != 1.0).any():
-            name = put("Mul", plain(factor), "input.scaled")
-        if spec.layout == "NHWC":
-            name = put("Transpose", None, "input.nhwc", perm=[0, 2, 3, 1])
-        for node in self.nodes:
-            for i, given in enumerate(node.input):
-                if given == self.input:
-                    node.input[i] = name
-        self.nodes[:0] = made
-        self.input, self.shape = "image", [3, 112, 112]
-
-    def split_prelus(self) -> None:
-        """Every PReLU behind a convolution as relu(y') + b·y' (`prelu.split`). Slopes above one
-        change the sign, which goes into the next convolutions; where something else reads the
-        map, the PReLU stays."""
-        for node in list(self.nodes):
-            if node.op_type != "PRelu" or node.input[1] not in self.weights:
-                continue
-            layer = self.layer_before(node.input[0])
-            slope = self.weights[node.input[1]].ravel()
-            if layer is None or slope.size not in {1, self.width(layer)}:
-                continue
-            factor, linear = split(np.broadcast_to(slope, self.width(layer)))
-            readers = self.consumers(node.output[0])
-            turned = (factor < 0).any()
-            fit = all(r.op_type == "Conv" and r.input[0] == node.output[0] for r in readers)
-            if turned and (not fit or node.output[0] == self.output):
-                continue
-            self.scale(layer, factor)
-            if turned:
-                for reader in readers:
-                    self.divide(reader, np.sign(factor))
-            y, out = layer.output[0], node.output[0]
-            b = self.constant(f"{out}.linear", linear.reshape(-1, 1, 1).astype(np.float32))
-            at = self.nodes.index(node)
-            self.nodes[at : at + 1] = [
-                helper.make_node("Relu", [y], [f"{out}.relu"]),
-                helper.make_node("Mul", [y, b], [f"{out}.below"]),
-                helper.make_node("Add", [f"{out}.relu", f"{out}.below"], [out]),
-            ]
-
-    def divide(self, node: NodeProto, factor: Array) -> None:
-        """Divide what a convolution reads by `factor` (i,), in its weights."""
-        weight = self.weights[node.input[1]].astype(np.float64)
-        groups, inside = int(attribute(node, "group", 1)), weight.shape[1]
-        # Output o belongs to group o // (outputs per group), whose inputs follow one another.
-        group = np.arange(len(weight)) // (len(weight) // groups)
-        place = group[:, None] * inside + np.arange(inside)[None]
-        weight = weight / factor[place][:, :, None, None]
-        node.input[1] = self.constant(f"{node.output[0]}.divided", weight.astype(np.float32))
-
-    def unit(self) -> None:
-        """End in `embedding`, unit rows, and `norm`, their length before."""
-        raw, floor = self.output, self.constant("norm.floor", np.full(1, 1e-12, np.float32))
-        axes = self.constant("norm.axes", np.array([1]))
-        self.nodes += [
-            helper.make_node("Flatten", [raw], ["head.raw"], axis=1),
-            helper.make_node("Mul", ["head.raw", "head.raw"], ["norm.square"]),
-            helper.make_node("ReduceSum", ["norm.square", axes], ["norm.sum"], keepdims=1),
-            helper.make_node("Sqrt", ["norm.sum"], ["norm"]),
-            helper.make_node("Max", ["norm", floor], ["norm.safe"]),
-            helper.make_node("Div", ["head.raw", "norm.safe"], ["embedding"]),
-        ]
-        self.output = "embedding"
-
-    def model(self, *, half: bool = False, outputs: tuple[str, ...] = ()) -> onnx.ModelProto:
-        """The graph as a model with the `outputs`, or its own; with `half` large weights are stored
-        as float16 and cast back."""
-        self.prune_for(outputs or (self.output,))
-        weights, casts = [], []
-        for name, value in self.weights.items():
-            large = value.dtype == np.float32 and value.size >= SMALL
-            if half and large and np.abs(value).max() < HALF:
-                stored = numpy_helper.from_array(value.astype(np.float16), f"{name}.f16")
-                casts.append(helper.make_node("Cast", [stored.name], [name], to=TensorProto.FLOAT))
-            else:
-                stored = numpy_helper.from_array(np.asarray(value, order="C"), name)
-            weights.append(stored)
-        size = [d or None for d in self.shape]
-        ends: dict[str, list[str | int | None]] = {
-            "embedding": ["n", self.size],
-            "norm": ["n", 1],
-        }
-        takes = helper.make_tensor_value_info(self.input, TensorProto.FLOAT, ["n", *size])
-        gives = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ends.get(name))
-            for name in outputs or (self.output,)
-        ]
-        graph = helper.make_graph([*casts, *self.nodes], "embedder", [takes], gives, weights)
-        return self._whole(graph)
-
-    def prune_for(self, outputs: tuple[str, ...]) -> None:
-        """Drop weights that nothing reads any more."""
-        used = {name for node in self.nodes for name in node.input} | set(outputs)
-        self.weights = {n: w for n, w in self.weights.items() if n in used}
+                net.scale(layer, np.broadcast_to(one.ravel(), width))
+        net.remove(node, layer.output[0])
 
 
-def attribute(node: NodeProto, name: str, default: Any) -> Any:
-    """An attribute of a node."""
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else helper.get_attribute_value(found)
-
-
-def odd(node: NodeProto) -> bool:
-    """Whether a linear layer scales, or turns its input."""
-    scaled = any(attribute(node, n, 1.0) != 1.0 for n in ("alpha", "beta"))
-    return scaled or bool(attribute(node, "transA", 0))
-
-
-def convolutions(net: Net) -> Iterator[NodeProto]:
-    """Those whose weights are known, in order."""
+def name_linear(net: Net) -> None:
+    """A product of rows with a known matrix is a linear layer."""
     for node in net.nodes:
-        if node.op_type == "Conv" and node.input[1] in net.weights:
-            yield node
+        if node.op_type != "MatMul" or node.input[1] not in net.weights:
+            continue
+        flat = net.producer(node.input[0])
+        target = net.weights.get(flat.input[1]) if flat and flat.op_type == "Reshape" else None
+        rows = flat is not None and flat.op_type == "Flatten"
+        if (rows or (target is not None and len(target) == 2)) and (
+            net.weights[node.input[1]].ndim == 2
+        ):
+            node.op_type = "Gemm"
+            net.bias(node)
+
+
+def convolve_head(net: Net) -> None:
+    """A linear layer that reads a whole flattened map is a convolution: in integers OpenVINO
+    is faster with that."""
+    shapes = net.shapes()
+    for node in list(net.nodes):
+        if node.op_type != "Gemm" or node.input[1] not in net.weights:
+            continue
+        flat, weight = net.producer(node.input[0]), net.weights[node.input[1]]
+        if flat is None or flat.op_type not in {"Flatten", "Reshape"} or weight.ndim != 2:
+            continue
+        shape = shapes.get(flat.input[0], [])
+        across = weight if net.axis(node) == 0 else weight.T
+        if len(shape) != 3 or int(np.prod(shape)) != across.shape[1]:
+            continue
+        if len(net.consumers(flat.output[0])) != 1:
+            continue
+        if odd(node):
+            continue
+        kernel = net.constant(f"{node.output[0]}.kernel", across.reshape(-1, *shape).copy())
+        bias = [n for n in node.input[2:] if n]
+        if bias:
+            bias = [net.constant(f"{node.output[0]}.b", net.weights[bias[0]].reshape(-1))]
+        whole = f"{node.output[0]}.map"
+        made = helper.make_node(
+            "Conv", [flat.input[0], kernel, *bias], [whole], kernel_shape=shape[1:]
+        )
+        last = helper.make_node("Flatten", [whole], [node.output[0]], axis=1)
+        at = net.nodes.index(node)
+        net.nodes[at : at + 1] = [made, last]
+        net.nodes.remove(flat)
+
+
+def free_batch(net: Net) -> None:
+    """Any number of pictures where the graph was written for one."""
+    for node in net.nodes:
+        if node.op_type == "Reshape" and node.input[1] in net.weights:
+            target = net.weights[node.input[1]]
+            if len(target) > 1 and target[0] in {1, -1} and (target[1:] != 0).all():
+                fixed = target.copy()
+                fixed[0] = 0
+                node.input[1] = net.constant(f"{node.output[0]}.shape", fixed)
+
+
+def normalise(net: Net) -> None:
+    """All steps that are good for both runtimes."""
+    free_batch(net)
+    name_linear(net)
+    fold_norms(net)
+    convolve_head(net)
+    net.prune()
+
+
+def feed(net: Net, spec: InputSpec) -> None:
+    """Take `image`, RGB 0..255 as (n, 3, 112, 112), and make of it what `spec` says."""
+    low, high = spec.range
+    std = np.array(spec.std)
+    factor = (high - low) / 255.0 / std
+    offset = (low - np.array(spec.mean)) / std / factor
+    name, made = "image", []
+
+    def put(kind: str, value: Array | None, output: str, **more: Any) -> str:
+        inputs = [name] if value is None else [name, net.constant(f"{output}.value", value)]
+        made.append(helper.make_node(kind, inputs, [output], **more))
+        return output
+
+    def plain(values: Array) -> Array:
+        one = np.unique(values)
+        shape = (1,) if len(one) == 1 else (3, 1, 1)
+        return (one if len(one) == 1 else values).reshape(shape).astype(np.float32)
+
+    if spec.color == "BGR":
+        name = put("Gather", np.array([2, 1, 0]), "input.bgr", axis=1)
+    if offset.any():
+        name = put("Add", plain(offset), "input.centred")
+    if (factor != 1.0).any():
+        name = put("Mul", plain(factor), "input.scaled")
+    if spec.layout == "NHWC":
+        name = put("Transpose", None, "input.nhwc", perm=[0, 2, 3, 1])
+    for node in net.nodes:
+        for i, given in enumerate(node.input):
+            if given == net.input:
+                node.input[i] = name
+    net.nodes[:0] = made
+    net.input, net.shape = "image", [3, 112, 112]
+
+
+def split_prelus(net: Net) -> None:
+    """Every PReLU behind a convolution as relu(y') + b·y' (`prelu.split`). Slopes above one
+    change the sign, which goes into the next convolutions; where something else reads the
+    map, the PReLU stays."""
+    for node in list(net.nodes):
+        if node.op_type != "PRelu" or node.input[1] not in net.weights:
+            continue
+        layer = layer_before(net, node.input[0])
+        slope = net.weights[node.input[1]].ravel()
+        if layer is None or slope.size not in {1, net.width(layer)}:
+            continue
+        factor, linear = split(np.broadcast_to(slope, net.width(layer)))
+        readers = net.consumers(node.output[0])
+        turned = (factor < 0).any()
+        fit = all(r.op_type == "Conv" and r.input[0] == node.output[0] for r in readers)
+        if turned and (not fit or node.output[0] == net.output):
+            continue
+        net.scale(layer, factor)
+        if turned:
+            for reader in readers:
+                net.divide(reader, np.sign(factor))
+        y, out = layer.output[0], node.output[0]
+        b = net.constant(f"{out}.linear", linear.reshape(-1, 1, 1).astype(np.float32))
+        at = net.nodes.index(node)
+        net.nodes[at : at + 1] = [
+            helper.make_node("Relu", [y], [f"{out}.relu"]),
+            helper.make_node("Mul", [y, b], [f"{out}.below"]),
+            helper.make_node("Add", [f"{out}.relu", f"{out}.below"], [out]),
+        ]
+
+
+def unit(net: Net) -> None:
+    """End in `embedding`, unit rows, and `norm`, their length before."""
+    raw, floor = net.output, net.constant("norm.floor", np.full(1, 1e-12, np.float32))
+    axes = net.constant("norm.axes", np.array([1]))
+    net.nodes += [
+        helper.make_node("Flatten", [raw], ["head.raw"], axis=1),
+        helper.make_node("Mul", ["head.raw", "head.raw"], ["norm.square"]),
+        helper.make_node("ReduceSum", ["norm.square", axes], ["norm.sum"], keepdims=1),
+        helper.make_node("Sqrt", ["norm.sum"], ["norm"]),
+        helper.make_node("Max", ["norm", floor], ["norm.safe"]),
+        helper.make_node("Div", ["head.raw", "norm.safe"], ["embedding"]),
+    ]
+    net.output = "embedding"

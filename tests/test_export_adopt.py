@@ -22,7 +22,8 @@ from edgeface.embed import Embedder  # noqa: E402
 from edgeface.errors import EdgefaceError  # noqa: E402
 from export import adopt, qdq  # noqa: E402
 from export.contract import Foreign, find, open_foreign, ways  # noqa: E402
-from export.rewrite import Net  # noqa: E402
+from export.net import Net  # noqa: E402
+from export.rewrite import feed, normalise, split_prelus, unit  # noqa: E402
 from export.teachers import to_input  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +165,7 @@ def test_a_foreign_file_becomes_a_model_without_torch(faces, tmp_path):
 
 
 def plain_rows(net: Net, crops: np.ndarray, *, half: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    net.unit()
+    unit(net)
     model = net.model(half=half, outputs=("embedding", "norm"))
     onnx.checker.check_model(model, full_check=True)
     (rows, norm), *more = qdq.run(model, to_input(crops), ["embedding", "norm"])
@@ -177,13 +178,13 @@ def test_the_plain_graph_says_the_same_for_any_number_of_pictures(foreign, rng, 
     crops = rng.integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)
     expected = foreign.embed(crops, ways(foreign)[way])
     net = Net(foreign.model, foreign.output, foreign.width)
-    net.normalise()
-    net.feed(ways(foreign)[way])
+    normalise(net)
+    feed(net, ways(foreign)[way])
     kinds = [node.op_type for node in net.nodes]
     assert "BatchNormalization" not in kinds
     assert not {"MatMul", "Gemm"}.intersection(kinds)
     assert kinds.count("Conv") == 5
-    net.split_prelus()
+    split_prelus(net)
     kinds = [node.op_type for node in net.nodes]
     # Slopes above one turn the sign; of the first map the sum is a second reader.
     assert kinds.count("PRelu") == 1
@@ -192,13 +193,40 @@ def test_the_plain_graph_says_the_same_for_any_number_of_pictures(foreign, rng, 
     assert (norm > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "folds"),
+    [((1,), True), ((5, 1, 1), True), ((1, 5, 1, 1), True), ((5,), False), ((1, 1, 1, 5), False)],
+)
+@pytest.mark.parametrize("kind", ["Add", "Mul"])
+def test_only_what_every_pixel_of_a_channel_gets_alike_is_folded(rng, kind, shape, folds):
+    value = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    weights = {"w": rng.normal(size=(5, 3, 1, 1)).astype(np.float32), "v": value}
+    nodes = [
+        helper.make_node("Conv", ["data", "w"], ["y"]),
+        helper.make_node(kind, ["y", "v"], ["out"]),
+    ]
+    net = Net(finish(nodes, weights, "out", "n", 5), "out", 125)
+    x = rng.normal(size=(2, 3, 5, 5)).astype(np.float32)
+    before = run_once(net.model(), x)
+    normalise(net)
+    assert [node.op_type for node in net.nodes] == ["Conv", *([] if folds else [kind])]
+    np.testing.assert_allclose(run_once(net.model(), x), before, atol=1e-5)
+
+
+def run_once(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
 def test_rounding_stays_near_and_equalising_is_exact(foreign):
     rng = np.random.default_rng(3)
     crops = np.stack([face(n, rng) for n in range(40)])
     spec = ways(foreign)["RGB -1..1"]
     net = Net(foreign.model, foreign.output, foreign.width)
-    net.normalise()
-    net.feed(spec)
+    normalise(net)
+    feed(net, spec)
     expected = foreign.embed(crops, spec)
     images = to_input(crops)
     assert len(list(qdq.chains(net))) == 2
@@ -208,7 +236,7 @@ def test_rounding_stays_near_and_equalising_is_exact(foreign):
     rows = np.concatenate([r for (r,) in qdq.run(model, images, ["embedding"])])
     assert (rows * expected).sum(1).min() > 0.99
     qdq.equalise(net, images)
-    net.unit()
+    unit(net)
     rows = np.concatenate(
         [r for (r,) in qdq.run(net.model(outputs=("embedding",)), images, ["embedding"])]
     )
@@ -309,9 +337,9 @@ def test_known_foreign_embedders_say_the_same_when_plain(shared, file):
     foreign = open_foreign(shared / file)
     spec = ways(foreign)[SHARED_FILES[file]]
     net = Net(foreign.model, foreign.output, foreign.width)
-    net.normalise()
-    net.feed(spec)
-    net.split_prelus()
+    normalise(net)
+    feed(net, spec)
+    split_prelus(net)
     rows, _ = plain_rows(net, crops, half=True)
     assert (rows * foreign.embed(crops, spec)).sum(1).min() > 0.9999
 
