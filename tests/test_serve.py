@@ -21,6 +21,7 @@ from test_sightings import event
 from edgeface.describe import Describer
 from edgeface.detect import Detector
 from edgeface.embed import Embedder
+from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery, Kind
 from edgeface.serve.app import OPENAPI, ROUTES
 from edgeface.serve.config import ServiceSettings
@@ -413,6 +414,37 @@ def test_a_store_that_fails_is_told_and_the_service_goes_on(service, client) -> 
     with file.write() as execute:
         execute("ALTER TABLE away RENAME TO appearance")
     assert client.get("/v1/sightings").json()["sightings"] == []
+
+
+def test_a_full_disk_is_told_and_nothing_is_half_done(service, client, eileen: bytes) -> None:
+    who = service.gallery.add_stranger(row_of(1))
+    numbers = [seen(service, n, None, row_of(n)) for n in range(1000, 1400)]
+    with service.store.file.write() as execute:
+        ((pages,),) = execute("PRAGMA page_count")
+        execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(GalleryError, match="full"):
+        for number in range(10, 500):
+            seen(service, number, who, row_of(number))
+    before = [client.get(path).json() for path in ("/v1/people", "/v1/sightings", "/v1/events")]
+    answer = client.post("/v1/people/name", json={"name": "A" * 200, "sightings": numbers})
+    assert code(answer) == (503, "store_unavailable")
+    after = [client.get(path).json() for path in ("/v1/people", "/v1/sightings", "/v1/events")]
+    assert after == before
+    with service.store.file.write() as execute:
+        execute("PRAGMA max_page_count = 1000000")
+    assert client.post("/v1/people/name", json={"name": "Al", "sightings": numbers}).is_success
+
+
+def test_a_gallery_that_is_taken_away_is_told(service, client, eileen: bytes) -> None:
+    assert enrol(client, "Ann", eileen).status_code == 201
+    path = Path(service.settings.gallery)
+    path.rename(path.with_name("away"))
+    for answer in (enrol(client, "Bob", eileen), client.get("/v1/people")):
+        if answer.is_error:
+            assert code(answer) == (503, "store_unavailable")
+    path.with_name("away").rename(path)
+    assert client.get("/v1/health").status_code == 200
+    assert {p["name"] for p in client.get("/v1/people").json()["people"]} >= {"Ann"}
 
 
 def test_a_defect_is_told_as_one_and_nothing_of_it(service, client, monkeypatch, caplog) -> None:

@@ -63,7 +63,7 @@ def as_refused(error: Exception) -> Refused:
         if error.status_code == 400:
             message = str(error.detail)
         return Refused(error.status_code, code, message, headers=dict(error.headers or {}))
-    if isinstance(error, GalleryError | sqlite3.Error | OSError) and _of_the_disk(error):
+    if _of_the_disk(error):
         log.error("%s", error)
         return Refused(503, "store_unavailable", f"people and sightings cannot be used: {error}")
     kinds: list[tuple[type[Exception], int, str]] = [
@@ -84,7 +84,9 @@ def as_refused(error: Exception) -> Refused:
 
 def _of_the_disk(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, sqlite3.Error | OSError) and not isinstance(error, ImportError):
+        if isinstance(error, sqlite3.Error | OSError):
+            return True
+        if type(error).__module__.partition(".")[0] == "psycopg":  # which need not be there
             return True
         error = error.__cause__
     return False

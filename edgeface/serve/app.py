@@ -16,8 +16,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from edgeface.errors import GalleryError
 from edgeface.serve import machine, people, pictures, views
-from edgeface.serve.answers import on_error
+from edgeface.serve.answers import Refused, on_error
 from edgeface.serve.calls import Call, read_form, read_json
 from edgeface.serve.guard import Access, Guard
 from edgeface.serve.service import Service
@@ -76,6 +77,8 @@ def application(service: Service, access: Access) -> ASGIApp:
             try:
                 return await worked(request)
             except Exception as error:
+                if isinstance(error, GalleryError) and service.is_gone():
+                    error = Refused(503, "store_unavailable", str(error))
                 return await on_error(request, error)
 
         async def worked(request: Request) -> Response:

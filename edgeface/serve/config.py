@@ -23,7 +23,7 @@ class ServiceSettings:
     """What is served, to whom, and for how long things are kept."""
 
     gallery: str
-    data: Path | None = None  # where sightings and the like are kept; None: beside the gallery
+    data: Path | None = None  # of its own files, sightings too; None: beside the gallery
     host: str = "127.0.0.1"  # the address listened on
     port: int = PORT  # 0: any that is free
     hosts: tuple[str, ...] = ()  # names (with their port, if not 80 or 443) the page is reached by
@@ -62,13 +62,13 @@ class ServiceSettings:
         if "://" in self.gallery and self.data is None:
             raise ArgumentError(
                 "the gallery is on a server: say with `data` (EDGEFACE_DATA) in which folder "
-                "sightings are kept"
+                "the service keeps its own files"
             )
 
     @property
     def beside(self) -> Path:
-        """The path that the service's own files are named after: `.sightings`, `.cameras.json` and
-        `.token` are put behind it."""
+        """The path that the service's own files are named after: `.cameras.json`, `.token` and, of
+        a gallery that is a file, `.sightings` are put behind it."""
         return Path(self.gallery) if self.data is None else self.data / "edgeface"
 
 

@@ -249,7 +249,7 @@ def _person(person: Person, seen: Visits | None) -> Answer:
 def _whole(call: Call, person: Person) -> Answer:
     """A person with the known people whom they resemble, and what it would need."""
     service = call.service
-    row = _person(person, visits(service.store).get(person.id))
+    row = _person(person, visits(service.store, person.id).get(person.id))
     needs = service.identifier.threshold
     alike: list[Answer] = []
     rows = [s.embedding for s in service.gallery.samples(person.name)]

@@ -90,6 +90,10 @@ class Service:
         if self._expiring.is_alive():
             self._expiring.join(CLOSE)
 
+    def is_gone(self) -> bool:
+        """Whether somebody has taken the gallery's file away."""
+        return "://" not in self.settings.gallery and not Path(self.settings.gallery).exists()
+
     # Cameras ---------------------------------------------------------------------------------
 
     def is_fixed(self, name: str) -> bool:
@@ -189,8 +193,8 @@ def opened(settings: ServiceSettings) -> Iterator[Service]:
         detector = Detector.load(threads=settings.threads)
         gallery = Gallery.open(settings.gallery, model=embedder.card.digest, size=embedder.size)
         stack.callback(gallery.close)
-        beside = Path(f"{settings.beside}.sightings")
-        store = stack.enter_context(Sightings.open(gallery, beside))
+        path = None if "://" in settings.gallery else Path(f"{settings.beside}.sightings")
+        store = stack.enter_context(Sightings.open(gallery, path))
         service = Service(settings, Describer(detector, embedder), gallery, store)
         stack.callback(service.close)
         service.start()

@@ -6,14 +6,13 @@ gets another person (`given`), each with what it was before.
 
 Gallery and sightings are two places, so a change is made thus: the rows here are taken for writing,
 the gallery is changed and committed, then they are committed. What the gallery refuses leaves them
-as they were. A power cut between the two commits leaves the gallery's change alone, which
-`edgeface gallery undo` takes back.
+as they were, and where they cannot be written the gallery is changed back. A power cut between the
+two commits leaves the gallery's change alone, which `edgeface gallery undo` takes back.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import Person
 from edgeface.sightings.records import Appearance
 from edgeface.sightings.rows import BLOCK, WHO, Execute
-from edgeface.types import Status, timestamp
+from edgeface.types import EVENT_VERSION, Status, new_run, timestamp
 
 if TYPE_CHECKING:
     from edgeface.sightings.store import Sightings
@@ -230,34 +229,54 @@ class People:
     ) -> Change:
         """Change the gallery and write what follows; `moved` appearances become the person's whom
         `change` returns. Then tell of it."""
-        with self._store.change() as execute:
-            who = change()
-            entry = self._store.gallery.last_entry
-            rows = list(dict.fromkeys(moved(execute, who)))
-            ((number,),) = execute(
-                "INSERT INTO change (at, action, entry, count) VALUES (?, ?, ?, ?) RETURNING id",
-                (time.time(), action, entry, len(rows)),
-            )
-            if rows:
-                these = json.dumps(rows)
-                execute(
-                    "INSERT INTO moved (change, appearance, given, given_by) "
-                    "SELECT ?, id, given, given_by FROM appearance WHERE id IN ({among})",
-                    (number, these),
-                )
-                execute(
-                    "UPDATE appearance SET given = ?, given_by = ? WHERE id IN ({among})",
-                    (who.id, number, these),
-                )
-        about = {"person_id": who.id, "name": who.name, "kind": str(who.kind), "change": number}
-        self._tell(event, about | {"group": who.group} | more)
+        gallery, entry = self._store.gallery, None
+        try:
+            with self._store.change() as execute:
+                who = change()
+                entry = gallery.last_entry
+                number = _write(execute, action, entry, who, moved(execute, who))
+                about = {"person_id": who.id, "name": who.name, "kind": str(who.kind)}
+                told = _event(event, about | {"change": number, "group": who.group} | more)
+                self._store.event_log.write(execute, told, time.time(), None, who.id)
+        except BaseException:
+            if entry is not None:  # the rows could not be written, as on a full disk
+                gallery.undo(entry)
+            raise
+        self._store.event_log.tell(told)
         return self._change(number)
 
     def _tell(self, event: str, about: dict[str, Any]) -> None:
-        number = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}-00000001"
-        self._store.log(
-            {"version": 1, "id": number, "event": event, "ts": timestamp(datetime.now(UTC))} | about
+        self._store.log(_event(event, about))
+
+
+def _write(
+    execute: Execute, action: str, entry: int | None, who: Person, moved: Sequence[int]
+) -> int:
+    """Write a change of the gallery, by which appearances became `who`'s; its number."""
+    rows = list(dict.fromkeys(moved))
+    ((number,),) = execute(
+        "INSERT INTO change (at, action, entry, count) VALUES (?, ?, ?, ?) RETURNING id",
+        (time.time(), action, entry, len(rows)),
+    )
+    if rows:
+        these = json.dumps(rows)
+        execute(
+            "INSERT INTO moved (change, appearance, given, given_by) "
+            "SELECT ?, id, given, given_by FROM appearance WHERE id IN ({among})",
+            (number, these),
         )
+        execute(
+            "UPDATE appearance SET given = ?, given_by = ? WHERE id IN ({among})",
+            (who.id, number, these),
+        )
+    return int(number)
+
+
+def _event(event: str, about: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a change."""
+    number = f"{new_run()}-00000001"
+    told = {"version": EVENT_VERSION, "id": number, "event": event}
+    return told | {"ts": timestamp(datetime.now(UTC))} | about
 
 
 def _best(rows: Sequence[Appearance]) -> list[Appearance]:

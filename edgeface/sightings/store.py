@@ -51,8 +51,8 @@ class Sightings:
         self.gallery, self.file = gallery, file
         self.residents = Residents(gallery, file)
         self.people = People(self)
-        self._events = EventLog(file, gallery.cipher)
-        self.listeners = self._events.listeners
+        self.event_log = EventLog(file, gallery.cipher)
+        self.listeners = self.event_log.listeners
         self._recall = Recall(self)
         self.residents.reconcile()
 
@@ -129,16 +129,16 @@ class Sightings:
                 ),
             )  # fmt: skip
             told = event.to_dict() | {"sighting": appearance}
-            self._events.write(execute, told, at, appearance, decision.person_id)
-        self._events.tell(told)
+            self.event_log.write(execute, told, at, appearance, decision.person_id)
+        self.event_log.tell(told)
         return int(appearance), told
 
     def log(self, event: dict[str, Any]) -> None:
         """Write any other event, a dictionary with `id` and `ts`; then the listeners are told."""
         at = datetime.fromisoformat(event["ts"]).timestamp()
         with self.change() as execute:
-            self._events.write(execute, event, at, None, event.get("person_id"))
-        self._events.tell(event)
+            self.event_log.write(execute, event, at, None, event.get("person_id"))
+        self.event_log.tell(event)
 
     def refresh(self, run: str, track: int, at: datetime, template: Template | None) -> None:
         """Note that a track is still there, and what its faces say by now."""
@@ -178,11 +178,11 @@ class Sightings:
         Raises:
             GalleryError: no event has that id (any more).
         """
-        return self._events.after(after, limit)
+        return self.event_log.after(after, limit)
 
     def newest(self) -> str | None:
         """The id of the newest event, None where there is none."""
-        return self._events.newest()
+        return self.event_log.newest()
 
     def rows(
         self,

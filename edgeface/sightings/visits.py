@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from edgeface.sightings.rows import WHO
 from edgeface.sightings.store import Sightings
 from edgeface.types import timestamp
 
@@ -34,37 +36,42 @@ class Visits:
         }
 
 
-def visits(store: Sightings) -> dict[int, Visits]:
-    """The visits of everybody who was there, by the id of the person they are now."""
+def visits(store: Sightings, person: int | None = None) -> dict[int, Visits]:
+    """The visits of everybody who was there, or of one person, by the id of who they are now."""
+    now = store.residents.now()
+    which, values = f"{WHO} IS NOT NULL", tuple[str, ...]()
+    if person is not None:
+        which = f"{WHO} IN ({{among}})"
+        values = (json.dumps(store.residents.ids(person=person)),)
     with store.file.read() as execute:
         rows = execute(
-            "SELECT coalesce(given, person) AS who, camera, count(*), min(first), max(last) "
-            "FROM appearance WHERE who IS NOT NULL GROUP BY who, camera ORDER BY who, camera"
+            f"SELECT {WHO}, camera, count(*), min(first), max(last) FROM appearance "
+            f"WHERE {which} GROUP BY {WHO}, camera ORDER BY camera",
+            values,
         )
         crops = execute(
-            "SELECT who, appearance FROM (SELECT coalesce(a.given, a.person) AS who, c.appearance, "
-            "row_number() OVER (PARTITION BY coalesce(a.given, a.person) "
-            "ORDER BY c.quality DESC, c.appearance DESC) AS place "
-            "FROM crop c JOIN appearance a ON a.id = c.appearance) "
-            "WHERE who IS NOT NULL AND place <= ? ORDER BY who, place",
-            (SHOWN,),
+            "SELECT who, id FROM (SELECT a.who, a.id, c.quality, row_number() OVER (PARTITION BY "
+            f"a.who ORDER BY c.quality DESC, a.id DESC) AS place FROM (SELECT {WHO} AS who, id "
+            f"FROM appearance WHERE {which}) a JOIN crop c ON c.appearance = a.id) b "
+            f"WHERE place <= {SHOWN} ORDER BY quality DESC, id DESC",
+            values,
         )
     found: dict[int, Visits] = {}
-    for who, camera, count, first, last in rows:
-        person = store.residents.of(who)
-        if person is None:
+    for held, camera, count, first, last in rows:
+        who = now.of(held)
+        if who is None:
             continue
-        had = found.get(person.id, Visits())
+        had = found.get(who.id, Visits())
         begun, ended = datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC)
-        found[person.id] = Visits(
+        found[who.id] = Visits(
             had.count + count,
             min(had.first or begun, begun),
             max(had.last or ended, ended),
             (*had.cameras, *({camera} - set(had.cameras))),
         )
-    for who, appearance in crops:
-        person = store.residents.of(who)
-        if person is not None and person.id in found:
-            had = found[person.id]
-            found[person.id] = replace(had, images=(*had.images, appearance)[:SHOWN])
+    for held, appearance in crops:
+        who = now.of(held)
+        if who is not None and who.id in found:
+            had = found[who.id]
+            found[who.id] = replace(had, images=(*had.images, appearance)[:SHOWN])
     return found
