@@ -38,7 +38,6 @@ from export.gate import BUDGETS, ROUNDING, by_file, runtimes
 from export.irfile import save
 from export.net import Net
 from export.placing import install
-from export.protocols.embedders import open_embedder
 from export.qdq import quantized
 from export.rewrite import feed, normalise, split_prelus, unit
 from export.teachers import to_input
@@ -185,7 +184,11 @@ def source(
 
 def card_for(path: Path, kind: str, faces: Faces, terms: str, about: dict[str, Json]) -> ModelCard:
     """The card of a file."""
-    embed = open_embedder(path.with_suffix(".xml") if kind == "int8" else path)
+    file = path.with_suffix(".xml") if kind == "int8" else path
+
+    def embed(images: NDArray[np.uint8]) -> Floats:
+        return by_file(file, "openvino", images, 8)
+
     found = measure(faces.data, embed, faces.rows, "of the user's faces")
     told: dict[str, Json] = {
         "bytes": path.stat().st_size,

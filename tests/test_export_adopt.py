@@ -130,9 +130,15 @@ sys.exit(main(["adopt", *sys.argv[1:]]))
 
 
 def test_a_foreign_file_becomes_a_model_without_torch(faces, tmp_path):
-    onnx.save(foreign_network(), str(tmp_path / "theirs.onnx"))
+    onnx.save(foreign_network(), str(tmp_path / "edgeface_xs.onnx"))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "EDGEFACE_HOME": str(tmp_path)}
-    words = [str(tmp_path / "theirs.onnx"), "--faces", *map(str, faces), "--terms", "theirs alone"]
+    words = [
+        str(tmp_path / "edgeface_xs.onnx"),
+        "--faces",
+        *map(str, faces),
+        "--terms",
+        "theirs alone",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *words], env=env, text=True, capture_output=True,
         check=False,
@@ -140,19 +146,19 @@ def test_a_foreign_file_becomes_a_model_without_torch(faces, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "wants RGB -1..1" in done.stderr
     folder = tmp_path / "models"
-    assert done.stdout.split() == [str(folder / f"theirs{s}.json") for s in ("", "-int8")]
+    assert done.stdout.split() == [str(folder / f"edgeface_xs{s}.json") for s in ("", "-int8")]
     told = subprocess.run(
         [sys.executable, "-m", "edgeface.cli", "models", "list"], env=env, text=True,
         capture_output=True, check=True,
     ).stdout  # fmt: skip
-    assert "theirs-int8" in told
-    original = open_foreign(tmp_path / "theirs.onnx")
+    assert "edgeface_xs-int8" in told
+    original = open_foreign(tmp_path / "edgeface_xs.onnx")
     crops = np.stack([face(n, np.random.default_rng(n)) for n in range(6)])
     expected = original.embed(crops, ways(original)["RGB -1..1"])
     for name, runtime, least in (
-        ("theirs", "onnxruntime", 0.9999),
-        ("theirs-int8", "onnxruntime", 0.98),
-        ("theirs-int8", "openvino", 0.98),
+        ("edgeface_xs", "onnxruntime", 0.9999),
+        ("edgeface_xs-int8", "onnxruntime", 0.98),
+        ("edgeface_xs-int8", "openvino", 0.98),
     ):
         embedder = Embedder.load(folder / f"{name}.onnx", runtime=runtime, threads=1)
         assert (embedder(crops) * expected).sum(1).min() > least, (name, runtime)
@@ -161,6 +167,8 @@ def test_a_foreign_file_becomes_a_model_without_torch(faces, tmp_path):
         assert "90 of the user's faces" in embedder.card.derivation
         assert embedder.card.impostors is not None
         assert embedder.card.fusion is None
+        # The name of a file that is known says nothing of what is inside.
+        assert embedder.card.about["metrics"]["tar_at_far_1e-4"] > 0.5
         Cohort.load(folder / f"{name}.cohort.npz", model=embedder.card.digest)
 
 
