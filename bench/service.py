@@ -7,7 +7,8 @@ while the other half are of nobody and are compared with them; `undo_100k_ms` ta
 the first, which loads the templates (`ever_here_1m_load_s`); `ever_here_1m_found` the share that
 finds its own row. Appearances are random unit rows.
 
-`cameras4.*`, `second_camera_mb` and `cuts.*` are explained in `bench/service_cameras.py`.
+`cameras4.*`, `second_camera_mb` and `cuts.*` are explained in `bench/service_cameras.py`,
+`visits.*` in `bench/service_visits.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.service_cameras import figures_of_cameras
+from bench.service_visits import visits
 from edgeface.gallery import Gallery
 from edgeface.sightings import Sightings
 from edgeface.types import Array
@@ -103,4 +105,5 @@ def figures(args: argparse.Namespace) -> Figures:
     few = 50 if args.quick else 1
     with tempfile.TemporaryDirectory() as folder:
         found = naming(Path(folder), args.named // few) | asking(Path(folder), args.asked // few)
+    found |= visits(args.shared, 4 if args.quick else 1)
     return found | figures_of_cameras(args)

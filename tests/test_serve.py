@@ -161,6 +161,7 @@ def test_every_route_answers_as_the_document_says(  # noqa: PLR0915 - each once
     assert ask("get", "/v1/events", params={"after": page["after"]})["events"]
     rows = ask("get", "/v1/sightings", params={"kind": "stranger", "limit": 1})
     assert rows["cursor"] and rows["sightings"][0]["name"] == stranger.name
+    assert ask("get", "/v1/visits")["visits"][0]["cameras"] == ["door"]
     ask("get", "/v1/sightings/{id}", at={"id": first})
     ask("get", "/v1/sightings/{id}/image", at={"id": first})
     assert ask("post", "/v1/sightings/search", files=picture)["sightings"] == []
@@ -300,6 +301,8 @@ def test_bodies_that_cannot_be_read(client: httpx.Client, eileen: bytes) -> None
         ("get", "/v1/sightings?kind=x", None, (400, "bad_argument")),
         ("get", "/v1/sightings?since=yesterday", None, (400, "bad_argument")),
         ("get", "/v1/sightings?limit=0", None, (400, "bad_argument")),
+        ("get", "/v1/visits?limit=1001", None, (400, "bad_argument")),
+        ("get", "/v1/visits?since=x", None, (400, "bad_argument")),
         ("get", "/v1/sightings?person=-1", None, (400, "bad_argument")),
         ("get", "/v1/people?kind=x", None, (400, "bad_argument")),
         ("get", "/v1/events?after=never", None, (404, "no_event")),

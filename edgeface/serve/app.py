@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from edgeface.errors import GalleryError
-from edgeface.serve import machine, people, pictures, views
+from edgeface.serve import machine, people, pictures, together, views
 from edgeface.serve.answers import Refused, on_error
 from edgeface.serve.calls import Call, read_form, read_json
 from edgeface.serve.guard import Access, Guard
@@ -50,6 +50,7 @@ ROUTES: tuple[tuple[str, str, Handler, Body], ...] = (
     ("POST", "/v1/sightings/search", pictures.ever, "form"),
     ("GET", "/v1/sightings/{id}", views.sighting, None),
     ("GET", "/v1/sightings/{id}/image", views.image, None),
+    ("GET", "/v1/visits", together.visits, None),
     ("GET", "/v1/people", people.listed, None),
     ("POST", "/v1/people", people.enrol, "form"),
     ("POST", "/v1/people/name", people.named, "json"),

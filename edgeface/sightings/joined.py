@@ -1,0 +1,90 @@
+"""Appearances before several cameras become visits, and the evidence of a visit adds up.
+
+Somebody who walks past three cameras leaves three tracks, none of which may be enough for a name.
+Templates are sums, so that of the visit goes on where the camera before stopped, whatever the
+order of the cameras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.sightings.records import Appearance
+from edgeface.types import Array
+
+GAP = timedelta(minutes=10)  # the longest break within a visit
+
+
+class Visit:
+    """Appearances of one person, before any camera, without a long break, as they began."""
+
+    def __init__(self, row: Appearance) -> None:
+        self.rows: list[Appearance] = []
+        self.first, self.last = row.first, row.last
+        self.person_id: int | None = None
+        self.template: Array | None = None
+        self._total: NDArray[np.float64] | None = None
+        self.add(row)
+
+    def add(self, row: Appearance) -> None:
+        """Take one more appearance. `template` (d,) float32 unit is then what all faces say
+        together, None while none was good enough; `person_id` who it is, None for nobody."""
+        self.rows.append(row)
+        self.first, self.last = min(self.first, row.first), max(self.last, row.last)
+        if self.person_id is None:
+            self.person_id = row.person_id
+        if row.template is not None:
+            self._total = summed(self._total, row.template, row.weight)
+            self.template = unit(self._total)
+
+    def similarity(self, row: Appearance) -> float | None:
+        """The cosine of an appearance to the visit, 1 for the same person; None if it cannot belong
+        to it: it is of another person, too late, or somebody is before that camera already."""
+        if row.first - self.last > GAP or any(
+            row.camera == other.camera and row.first <= other.last and row.last >= other.first
+            for other in self.rows
+        ):
+            return None
+        if row.person_id is not None and self.person_id is not None:
+            return 1.0 if row.person_id == self.person_id else None
+        if row.template is None or self.template is None:
+            return None
+        return float(row.template @ self.template)
+
+
+def visits_of(rows: Iterable[Appearance], same: float) -> list[Visit]:
+    """The visits that appearances make up, newest first. What is of nobody, or what nobody's visit
+    gets, joins the visit that resembles it most, from the cosine `same` on."""
+    done: list[Visit] = []
+    lasting: list[Visit] = []
+    for row in sorted(rows, key=lambda r: (r.first, r.id)):
+        done += [v for v in lasting if not _lasts(v, row.first)]
+        lasting = [v for v in lasting if _lasts(v, row.first)]
+        likely = [(s, v) for v in lasting if (s := v.similarity(row)) is not None and s >= same]
+        if likely:
+            max(likely, key=lambda pair: pair[0])[1].add(row)
+        else:
+            lasting.append(Visit(row))
+    return sorted([*done, *lasting], key=lambda v: v.last, reverse=True)
+
+
+def summed(
+    total: NDArray[np.float64] | None, template: Array, weight: float
+) -> NDArray[np.float64]:
+    """A sum of templates with one more of a `weight`; None is the sum of none."""
+    part = template.astype(np.float64) * weight
+    return part if total is None else total + part
+
+
+def unit(total: NDArray[np.float64]) -> Array | None:
+    """A sum at length 1, None where nothing had a say."""
+    length = float(np.linalg.norm(total))
+    return None if length < 1e-12 else (total / length).astype(np.float32)
+
+
+def _lasts(visit: Visit, at: datetime) -> bool:
+    return at - visit.last <= GAP
