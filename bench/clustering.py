@@ -135,7 +135,7 @@ def figures(args: argparse.Namespace) -> Figures:
     if "messy" in only:
         from bench.clustering_messy import figures as messy
 
-        found |= messy(args.shared)
+        found |= messy(args.shared, every=4 if args.quick else 1)
     if "scale" in only:
         from bench.clustering_scale import scale, tail
 

@@ -68,7 +68,7 @@ def pictures(root: Path, people: int) -> tuple[list[Path], Rows, int]:
 def described(args: argparse.Namespace) -> tuple[Features, int]:
     """The frames of everybody, from the cache where it is of this model."""
     card = load_card(args.model, "embedding")
-    people = 40 if args.quick else args.people
+    people = 24 if args.quick else args.people
     files, person, end = pictures(args.shared / "data/lfw/aligned112", people)
     cache = args.cache and args.cache.with_name(f"{args.cache.stem}-{card.digest[:8]}-{end}.npz")
     if cache and cache.exists():

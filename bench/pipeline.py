@@ -30,7 +30,7 @@ import cv2
 
 from bench import peers
 from bench.pipeline_clips import Clip, clips, judge, scaled
-from bench.pipeline_idle import idle, saved
+from bench.pipeline_idle import SIZES, idle, saved
 from bench.pipeline_stages import breakdown
 
 Figures = dict[str, float | str | None]
@@ -194,14 +194,15 @@ def start(args: argparse.Namespace, runtimes: list[str]) -> Figures:
     return out
 
 
-def spared(folder: Path, args: argparse.Namespace) -> Figures:
+def spared(args: argparse.Namespace) -> Figures:
     """What is not paid for where nothing changes, see the top."""
     sample, rounds = clips(Path("/nowhere"))[0], 1 if args.quick else args.rounds
-    large = scaled(sample, 1920, folder)
+    small, large = SIZES
+    limit, frames = (60, 30) if args.quick else (1 << 30, 75)
     return {
         **idle(args.quick),
-        "clip.cpu_ratio_to_before": saved(sample, rounds, 100 if args.quick else 1 << 30),
-        "clip.1920x1080.cpu_ratio_to_before": saved(large, rounds, 75),
+        "clip.cpu_ratio_to_before": saved(sample, small, rounds, limit),
+        "clip.1920x1080.cpu_ratio_to_before": saved(sample, large, rounds, frames),
     }
 
 
@@ -224,6 +225,6 @@ def figures(args: argparse.Namespace) -> Figures:
             limit = 40 if args.quick else 1 << 30
             stages = breakdown(clip, runtime=OWN, threads=args.threads, limit=limit)
             out |= {f"{key}.stage_ms.{k}": v for k, v in stages.items()}
-        out |= {f"pipeline.{k}": v for k, v in spared(Path(folder), args).items()}
+    out |= {f"pipeline.{k}": v for k, v in spared(args).items()}
     runtimes = [e.name for e in found if e.script == "with_edgeface.py"]
     return out | {f"pipeline.{k}": v for k, v in start(args, runtimes).items()}

@@ -36,12 +36,15 @@ def room(width: int, height: int) -> list[ef.Frame]:
     return [ef.Frame(pictures[i % PICTURES], i / RATE, i) for i in range(10 * RATE)]
 
 
-def read(clip: Clip, limit: int) -> list[ef.Frame]:
-    """The frames of a clip."""
-    capture, frames = cv2.VideoCapture(str(clip.file)), []
+def read(clip: Clip, size: tuple[int, int], limit: int) -> list[ef.Frame]:
+    """The frames of a clip, scaled to `size` (width, height)."""
+    capture, frames = cv2.VideoCapture(str(clip.file)), list[ef.Frame]()
     rate = capture.get(cv2.CAP_PROP_FPS)
     while len(frames) < limit and (shot := capture.read())[0]:
-        frames.append(ef.Frame(np.asarray(shot[1], np.uint8), len(frames) / rate, len(frames)))
+        image = shot[1]
+        if image.shape[1::-1] != size:
+            image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+        frames.append(ef.Frame(np.asarray(image, np.uint8), len(frames) / rate, len(frames)))
     return frames
 
 
@@ -69,9 +72,10 @@ def idle(quick: bool) -> dict[str, float]:
     }
 
 
-def saved(clip: Clip, rounds: int, limit: int) -> float:
-    """Processor time of a clip over that of looking at all of every frame, median of rounds."""
-    frames, ratios = read(clip, limit), []
+def saved(clip: Clip, size: tuple[int, int], rounds: int, limit: int) -> float:
+    """Processor time of a clip in a `size` over that of looking at all of every frame, median of
+    rounds."""
+    frames, ratios = read(clip, size, limit), []
     for _ in range(rounds):
         whole = used(frames, clip.people, ef.Settings(motion=None))
         ratios.append(used(frames, clip.people, ef.Settings()) / whole)

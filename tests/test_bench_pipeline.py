@@ -114,4 +114,4 @@ def test_an_idle_camera_costs_a_fraction_of_a_clip(tmp_path: Path) -> None:
     spent = idle(quick=True)
     assert set(spent) == {"idle.640x360.cpu_ms", "idle.1920x1080.cpu_ms"}
     assert all(0 < ms < 8 for ms in spent.values())  # processor time: a whole look takes 7 and more
-    assert 0.2 < saved(clips(tmp_path)[0], 1, 60) < 1.1
+    assert 0.2 < saved(clips(tmp_path)[0], (640, 360), 1, 60) < 1.1
