@@ -232,12 +232,12 @@ def figures(args: argparse.Namespace) -> Figures:
     session = open_session(card.path, runtime=args.runtime, threads=1)
     ours = Detector(session, card, score_threshold=args.threshold)
     out: Figures = {"detect.threshold": ours.score_threshold}
-    few = 6 if args.quick else 1
+    few = 12 if args.quick else 1
     data = args.shared / "data"
     if "teacher" in parts:
         out |= against_teacher(args, session, card, few)
     if "pictures" in parts:
-        out |= detect_pictures.truth(ours, data)
+        out |= detect_pictures.truth(ours, data, few)
         out |= detect_pictures.portraits(ours, data, few)
         originals = sorted((data / "lfw" / "originals").rglob("*.jpg"))
         chosen = originals[:: len(originals) // detect_pictures.PICTURES][::few]
@@ -275,7 +275,9 @@ def against_teacher(
         out |= quality(*pair(max_side), images, prefix=f"detect.{name}")
     ours, theirs = pair(MAX_SIDE)
     eager = Detector(session, card, score_threshold=0.05)
-    out["detect.dev.break_even"] = break_even(eager, theirs, scene_images(data / "scenes", DEV))
+    out["detect.dev.break_even"] = break_even(
+        eager, theirs, scene_images(data / "scenes", slice(DEV.start, DEV.stop, few))
+    )
     empty = sorted((data / "scenes" / "background").iterdir())[-HELD_BACKGROUNDS:][::few]
     pictures = [np.asarray(cv2.imread(str(path)), np.uint8) for path in empty]
     for suffix, detector in (("", ours), ("_teacher", theirs)):

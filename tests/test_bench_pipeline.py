@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from bench import peers
 from bench.pipeline_clips import ALEX, LIN, Clip, clips, hamilton, judge, scaled
-from bench.pipeline_idle import idle, saved
+from bench.pipeline_idle import cameras, idle, saved
 from bench.pipeline_stages import Stopwatch, breakdown
 
 sys.path.insert(0, str(ROOT / "bench" / "peers"))
@@ -115,3 +115,4 @@ def test_an_idle_camera_costs_a_fraction_of_a_clip(tmp_path: Path) -> None:
     assert set(spent) == {"idle.640x360.cpu_ms", "idle.1920x1080.cpu_ms"}
     assert all(0 < ms < 8 for ms in spent.values())  # processor time: a whole look takes 7 and more
     assert 0.2 < saved(clips(tmp_path)[0], (640, 360), 1, 60) < 1.1
+    assert 0.01 < cameras(clips(tmp_path)[0], tmp_path, 30) < 0.6
