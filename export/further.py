@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from export.aims import Floats, joint, prototypes, reduce
+from export.aims import Floats, joint, prototypes, reduce, units
 from export.augment import STRENGTHS
 from export.data import Pack, hold_out, open_pack
 from export.heldout import embed, watch_of
@@ -48,28 +48,12 @@ CHECKPOINT = "further.pt"
 MARGIN, SCALE = 0.25, 24.0
 
 
-def fit_head(network: MobileFaceNet, images: NDArray[np.uint8], aims: Floats) -> None:
-    """Set the last linear layer to the least squares from what it sees to the aims: the start of a
-    network that spoke in another space."""
-    head = network.blocks["head"]
-    assert isinstance(head, Head)
-    seen: list[Tensor] = []
-    handle = head.linear.register_forward_hook(lambda _, x, __: seen.append(x[0].detach()))
-    embed(network, images)
-    handle.remove()
-    x = torch.cat(seen).double()
-    x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
-    gram = x.T @ x
-    gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    solution = torch.linalg.solve(gram, x.T @ torch.from_numpy(aims).double())
-    norm = head.norm
-    assert norm.running_mean is not None and norm.running_var is not None
-    with torch.no_grad():
-        head.linear.weight.copy_(solution[:-1].T)
-        norm.running_mean.zero_()
-        norm.running_var.fill_(1.0)
-        norm.weight.fill_(float(np.sqrt(1 + norm.eps)))
-        norm.bias.copy_(solution[-1])
+def turned(aims: Floats, embeddings: Floats) -> Floats:
+    """The rotation (d, d) of the aims (n, d) that brings them nearest to what the network says of
+    the same pictures (orthogonal Procrustes, Schönemann 1966). Cosines among aims stay as they are,
+    so a network that comes from another space keeps its last layer, and what it knows."""
+    u, _, v = np.linalg.svd(aims.T.astype(np.float64) @ embeddings)
+    return np.asarray(u @ v, np.float32)
 
 
 class Trainee(nn.Module):
@@ -142,7 +126,8 @@ def chances(data: Pack, rows: NDArray[np.int64], shares: dict[str, float]) -> Fl
 @dataclass(slots=True, eq=False)
 class Run:
     """One training: the network, its average, the optimiser, and what it is aimed at. `began` is
-    the step it goes on from, `aims` (N, width) of the pack's rows, `rows` those trained on."""
+    the step it goes on from, `aims` (N, width) of the pack's rows after their `turn`, `rows` those
+    trained on."""
 
     name: str
     network: MobileFaceNet
@@ -152,6 +137,7 @@ class Run:
     data: Pack
     rows: NDArray[np.int64]
     aims: Floats
+    turn: Floats
     began: int
 
     def save(self, path: Path, step: int) -> None:
@@ -161,6 +147,7 @@ class Run:
             phase="further",
             step=step,
             averaged=int(self.average.n_averaged),
+            turn=torch.from_numpy(self.turn),
             student=self.average.module.state_dict(),
             model=self.network.state_dict(),
             optimizer=self.optimizer.state_dict(),
@@ -168,8 +155,8 @@ class Run:
 
 
 def open_run(args: argparse.Namespace) -> Run:
-    """The run's own state with `--resume`, otherwise `--init` with its last layer fitted anew: the
-    directions of the joint space differ from machine to machine."""
+    """The run's own state with `--resume`, otherwise `--init`. The aims are turned to where the
+    network is: the directions of the joint space differ from machine to machine."""
     torch.manual_seed(args.seed)
     data = open_pack(args.pack)
     rows = np.flatnonzero(~hold_out(data) & data.keep)
@@ -179,9 +166,12 @@ def open_run(args: argparse.Namespace) -> Run:
     network.load_state_dict(state["student"])
     network.to(memory_format=torch.channels_last)
     aims = reduce(joint(args.pack, args.teacher), rows, network.spec.embedding)
-    if not resumed:
+    if resumed:
+        turn = state["turn"].numpy()
+    else:
         some = np.sort(np.random.default_rng(args.seed).permutation(rows)[: args.fit])
-        fit_head(network, np.asarray(data.images[some]), aims[some])
+        turn = turned(aims[some], units(embed(network, np.asarray(data.images[some]))))
+    aims = aims @ turn
     average = AveragedModel(network, multi_avg_fn=averaging(args.average), use_buffers=True)
     trainee = Trainee(network)
     optimizer = optimiser(trainee, args.decay)
@@ -190,7 +180,9 @@ def open_run(args: argparse.Namespace) -> Run:
         optimizer.load_state_dict(state["optimizer"])
         average.n_averaged.fill_(state.get("averaged", 0))
     began = int(state["step"]) if resumed else 0
-    return Run(state["network"], network, average, optimizer, trainee, data, rows, aims, began)
+    return Run(
+        state["network"], network, average, optimizer, trainee, data, rows, aims, turn, began
+    )
 
 
 def train(args: argparse.Namespace) -> int:
@@ -253,7 +245,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--average", type=float, default=0.999, help="decay of the weight average")
     parser.add_argument("--strength", choices=list(STRENGTHS), default="field")
     parser.add_argument("--share", nargs="*", default=[], metavar="SET=WEIGHT", help="of a set")
-    parser.add_argument("--fit", type=int, default=3000, help="pictures the head is fitted on")
+    parser.add_argument(
+        "--fit", type=int, default=3000, help="pictures that the aims are turned by"
+    )
     parser.add_argument("--watch", type=int, default=1000, help="held-out pictures looked at a set")
     parser.add_argument("--look", type=int, default=1000, help="steps between looks")
     parser.add_argument("--report", type=int, default=50, help="steps between journal lines")
