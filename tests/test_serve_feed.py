@@ -151,6 +151,20 @@ def test_a_log_that_does_not_reach_back_says_so(service: Service, client: httpx.
         assert next(messages)["id"] == new
 
 
+def test_what_another_process_writes_is_sent_soon(service: Service, client: httpx.Client) -> None:
+    (start,) = log(service)
+    with (
+        Sightings.open(service.gallery) as other,
+        client.stream("GET", f"/v1/events?after={start}", headers=STREAM) as answer,
+    ):
+        messages = blocks(answer)
+        next(messages)
+        other.log(
+            {"id": f"{RUN}-other", "event": "camera_back", "ts": timestamp(datetime.now(UTC))}
+        )
+        assert next(messages)["id"] == f"{RUN}-other"
+
+
 def test_silence_is_broken_by_a_heartbeat_and_a_client_that_went_is_let_go(
     service: Service, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

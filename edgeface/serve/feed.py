@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,7 @@ from edgeface.errors import GalleryError
 from edgeface.sightings import Sightings
 
 HEARTBEAT = 15.0  # seconds; proxies give up on silent connections after 60 and more
+LOOK = 1.0  # seconds between looks for what other processes wrote, such as `edgeface gallery`
 AT_ONCE = 200  # events read from the log at a time
 
 
@@ -64,6 +66,7 @@ class Feed:
             yield "retry: 1000\n\n"
             if after is None:
                 after = await run_in_threadpool(self._store.newest)
+            sent = time.monotonic()
             while not self.ended:
                 news.clear()
                 try:
@@ -75,11 +78,14 @@ class Feed:
                 for event in events:
                     yield as_sent(event)
                     after = event["id"]
-                if not events and not self.ended:
-                    try:
-                        await asyncio.wait_for(news.wait(), HEARTBEAT)
-                    except TimeoutError:
-                        yield ": still here\n\n"
+                if events:
+                    sent = time.monotonic()
+                elif time.monotonic() - sent >= HEARTBEAT:
+                    sent = time.monotonic()
+                    yield ": still here\n\n"
+                elif not self.ended:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(news.wait(), min(LOOK, HEARTBEAT))
         finally:
             self._waiting.discard(news)
 
