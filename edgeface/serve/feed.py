@@ -63,17 +63,18 @@ class Feed:
         news = asyncio.Event()
         self._waiting.add(news)
         try:
-            yield "retry: 1000\n\n"
+            # Where it begins is settled before anything is sent: what comes later is sent.
             if after is None:
                 after = await run_in_threadpool(self._store.newest)
+            yield "retry: 1000\n\n"
             sent = time.monotonic()
             while not self.ended:
                 news.clear()
                 try:
                     events = await run_in_threadpool(self._store.events, after, AT_ONCE)
                 except GalleryError:
-                    yield f"event: gap\ndata: {json.dumps({'after': after})}\n\n"
-                    after = await run_in_threadpool(self._store.newest)
+                    gone, after = after, await run_in_threadpool(self._store.newest)
+                    yield f"event: gap\ndata: {json.dumps({'after': gone})}\n\n"
                     continue
                 for event in events:
                     yield as_sent(event)
