@@ -38,7 +38,7 @@ Embed = Callable[[NDArray[np.uint8]], Floats]
 
 SIDE, BATCH = 112, 256
 ROWS, ACROSS = 12, 12  # clusters and faces of the sheet
-NAMED = 15  # classes or clusters with a colour and a place in the legend
+NAMED = 14  # classes or clusters with a colour and a place in the legend; the next ones are grey
 
 
 @dataclass(frozen=True, slots=True, eq=False)
