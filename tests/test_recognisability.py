@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import face
 
+from edgeface.embed import Embedder
 from edgeface.errors import ImageError, ModelError
 from edgeface.identify import Identifier
 from edgeface.models import load_card
@@ -206,3 +207,31 @@ def test_poor_pictures_can_be_passed_over(app: Identifier, portrait: np.ndarray)
 def test_every_shipped_embedder_has_its_measure(model: str) -> None:
     card = load_card(model, "embedding")
     assert Recogniser.beside(card.path, card.digest) is not None
+
+
+@pytest.fixture(scope="module")
+def crops(shared: Path) -> np.ndarray:
+    """One picture each of 60 people of LFW, whom no training saw."""
+    folders = sorted((shared / "data" / "lfw" / "aligned112").iterdir())[::95][:60]
+    return np.stack([cv2.imread(str(next(iter(sorted(f.iterdir()))))) for f in folders])
+
+
+def test_faces_without_identity_are_told_from_people(crops: np.ndarray) -> None:
+    embedder = Embedder.load()
+    measure = Recogniser.beside(embedder.card.path, embedder.card.digest)
+    assert measure is not None
+
+    def below(least: float, spoilt: list[np.ndarray]) -> float:
+        stack = np.stack(spoilt)
+        verdicts = measure(stack, [face(0, 0, 100)] * len(stack), *embedder.measure(stack))
+        return float(np.mean([v.chance < least for v in verdicts]))
+
+    def small(side: int) -> list[np.ndarray]:
+        return [cv2.resize(cv2.resize(c, (side, side)), (112, 112)) for c in crops]
+
+    assert below(ENROLLED, list(crops)) <= 0.05
+    assert below(NAMED, small(40)) <= 0.1
+    assert below(NAMED, small(8)) >= 0.95
+    assert below(NAMED, [cv2.GaussianBlur(c, (0, 0), 7) for c in crops]) >= 0.95
+    noise = np.random.default_rng(0).integers(0, 256, crops.shape, np.uint8)
+    assert below(NAMED, list(noise)) >= 0.95
