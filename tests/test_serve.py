@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery, Kind
 from edgeface.serve.app import OPENAPI, ROUTES
 from edgeface.serve.config import ServiceSettings
-from edgeface.serve.service import Service
+from edgeface.serve.service import WAITING, Service
 from edgeface.sightings import Sightings
 
 DOCUMENT = json.loads(OPENAPI.read_text(encoding="utf-8"))
@@ -417,6 +418,25 @@ def test_a_store_that_fails_is_told_and_the_service_goes_on(service, client) -> 
     with file.write() as execute:
         execute("ALTER TABLE away RENAME TO appearance")
     assert client.get("/v1/sightings").json()["sightings"] == []
+
+
+def test_many_pictures_at_once_do_not_keep_streams_waiting(service, client, eileen) -> None:
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        answers.append(client.post("/v1/detect", files={"picture": ("x.jpg", eileen)}))
+
+    threads = [threading.Thread(target=ask) for _ in range(WAITING + 4)]
+    with service._looking:
+        for thread in threads:
+            thread.start()
+        until(lambda: len(answers) == 4)
+        assert [code(a) for a in answers] == [(503, "busy")] * 4
+        assert answers[0].headers["retry-after"] == "2"
+        assert client.get("/v1/people").status_code == 200
+    for thread in threads:
+        thread.join(BOUND)
+    assert sorted(a.status_code for a in answers) == [200] * WAITING + [503] * 4
 
 
 def test_a_full_disk_is_told_and_nothing_is_half_done(service, client, eileen: bytes) -> None:

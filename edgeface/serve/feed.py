@@ -72,7 +72,9 @@ class Feed:
                 news.clear()
                 try:
                     events = await run_in_threadpool(self._store.events, after, AT_ONCE)
-                except GalleryError:
+                except GalleryError as error:
+                    if error.__cause__ is not None:  # the disk: the client comes again
+                        raise
                     gone, after = after, await run_in_threadpool(self._store.newest)
                     yield f"event: gap\ndata: {json.dumps({'after': gone})}\n\n"
                     continue

@@ -59,7 +59,7 @@ def enrol(call: Call) -> tuple[Answer, int]:
         label = f"picture {number}"
         try:
             image = images.read(picture)
-            with service.looking:
+            with service.looking():
                 face = one_face(service.describer, image, "require_one")
         except ImageError as error:
             skipped.append({"picture": label, "reason": str(error)})

@@ -17,7 +17,7 @@ def identified(call: Call) -> Answer:
     call.only()
     (picture,) = call.pictures(most=1)
     image, service = images.read(picture), call.service
-    with service.looking:
+    with service.looking():
         found = service.identifier.identify(image)
     rows = [{**_face(s.face), **_decision(s), "nearest": _nearest(call, s.face)} for s in found]
     return {"size": [image.shape[1], image.shape[0]], "faces": rows}
@@ -28,7 +28,7 @@ def detected(call: Call) -> Answer:
     call.only()
     (picture,) = call.pictures(most=1)
     image, service = images.read(picture), call.service
-    with service.looking:
+    with service.looking():
         found = service.identifier.faces(image)
     return {"size": [image.shape[1], image.shape[0]], "faces": [_face(f) for f in found]}
 
@@ -37,7 +37,7 @@ def verified(call: Call) -> Answer:
     """POST verify: whether the largest faces of two pictures are the same person."""
     call.only()
     a, b = (call.pictures(key, most=1)[0] for key in ("a", "b"))
-    with call.service.looking:
+    with call.service.looking():
         found = call.service.identifier.verify(a, b)
     return {
         "same": found.same,
@@ -52,7 +52,7 @@ def ever(call: Call) -> Answer:
     call.only()
     (picture,) = call.pictures(most=1)
     service = call.service
-    with service.looking:
+    with service.looking():
         faces = service.identifier.faces(picture)
     if not faces or faces[0].embedding is None:
         raise bad("no face found in the picture", "picture")

@@ -23,6 +23,7 @@ from edgeface.embed import Embedder
 from edgeface.errors import ArgumentError, EdgefaceError
 from edgeface.gallery import Gallery, GrowthRules
 from edgeface.identify import Identifier
+from edgeface.serve.answers import Refused
 from edgeface.serve.config import ServiceSettings
 from edgeface.serve.feed import Feed
 from edgeface.serve.metrics import Counts
@@ -35,6 +36,7 @@ from edgeface.types import Threshold
 log = logging.getLogger(__name__)
 
 EXPIRE_EVERY = 3600.0  # seconds
+WAITING = 8  # pictures that are looked at or wait for it
 CLOSE = 15.0  # seconds that cameras get to end
 
 
@@ -54,7 +56,8 @@ class Service:
         growth = GrowthRules() if settings.learn else None
         options = Settings(growth=growth)
         self.identifier = Identifier(describer, gallery, options, threshold=fixed)
-        self.looking = threading.Lock()  # one picture at a time: cameras need the processor, too
+        self._looking = threading.Lock()
+        self._places = threading.BoundedSemaphore(WAITING)
         self.feed = Feed(store)
         self.stills = Stills()
         self.counts = Counts(store)
@@ -89,6 +92,23 @@ class Service:
             log.warning("left behind, as their drivers hang: %s", ", ".join(hanging))
         if self._expiring.is_alive():
             self._expiring.join(CLOSE)
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """One picture at a time is looked at, as cameras need the processor, too. Those who wait
+        hold a thread each, and streams need some as well, so that few may.
+
+        Raises:
+            Refused: too many wait.
+        """
+        if not self._places.acquire(blocking=False):
+            raise Refused(503, "busy", f"{WAITING} pictures wait to be looked at: try again later",
+                          headers={"Retry-After": "2"})  # fmt: skip
+        try:
+            with self._looking:
+                yield
+        finally:
+            self._places.release()
 
     def is_gone(self) -> bool:
         """Whether somebody has taken the gallery's file away."""
