@@ -81,6 +81,7 @@ OWNERS = {
     "numba": {"score"},
     "hnswlib": {"gallery", "cluster"},
     "typer": {"cli"},
+    "paho": {"wires"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
     "torch": set(),

@@ -8,6 +8,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT
 from test_sightings import event, gallery, store, unit  # noqa: F401
 
 from edgeface.errors import ArgumentError
@@ -290,3 +295,29 @@ def test_erased_events_are_not_sent(store, receiver, tmp_path, hook) -> None:
     ids = sent(store, 1, first=2)
     hook(receiver.url, place)
     until(lambda: receiver.taken() == ids)
+
+
+def test_the_receiver_of_the_document_checks_signatures(store, hook) -> None:
+    text = (ROOT / "docs/integrations.md").read_text(encoding="utf-8")
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "do_POST" in c]
+    assert len(code.strip().splitlines()) <= 24
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    receiver = subprocess.Popen(
+        [sys.executable, "-u", "-c", code.replace("8899", str(port))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        hook(f"http://127.0.0.1:{port}/faces", secret="wrong", max_age=2.0)
+        hook(f"http://127.0.0.1:{port}/faces", secret="swordfish")
+        sent(store, 2)
+        assert receiver.stdout is not None
+        lines = [receiver.stdout.readline().strip() for _ in range(2)]
+        assert lines == ["door seen None"] * 2
+    finally:
+        receiver.kill()
+        rest, _ = receiver.communicate()
+    assert rest == ""

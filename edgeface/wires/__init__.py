@@ -4,6 +4,7 @@ Each wire reads the log in a thread of its own, so that cameras never wait for i
 a restart where it was.
 """
 
+from edgeface.wires.mqtt import Mqtt, MqttOptions
 from edgeface.wires.webhook import Webhook, WebhookOptions
 
-__all__ = ["Webhook", "WebhookOptions"]
+__all__ = ["Mqtt", "MqttOptions", "Webhook", "WebhookOptions"]

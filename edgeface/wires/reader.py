@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgeface.sightings import Sightings
 log = logging.getLogger(__name__)
 
 AT_ONCE = 100  # events read from the log at a time
+TRAIL = 1000  # places kept to go back to
 LOOK = 1.0  # seconds between looks at the log without news: another process may have written
 PAUSE, PAUSE_MAX = 1.0, 60.0  # seconds after a failure, doubled with each one, up to
 
@@ -31,8 +33,10 @@ class Undelivered(Exception):  # noqa: N818 - not a defect: it is tried again
 class Reader:
     """Calls `deliver` with every event of the log from where it was, tries again with growing
     pauses while that raises `Undelivered`, and passes over what is older than `max_age` seconds by
-    then. How far it came is kept in the file `place`; without one, it begins with what is new.
-    `idle` is called about once a second and before events."""
+    then. `settle`, if given, is called after some events and waits until they have arrived; where
+    it raises `Undelivered`, they are delivered once more. How far it came is kept in the file
+    `place`; without one, it begins with what is new. `idle` is called about once a second and
+    before events."""
 
     def __init__(
         self,
@@ -42,13 +46,16 @@ class Reader:
         *,
         max_age: float,
         place: Path | None = None,
+        settle: Callable[[], None] | None = None,
         idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._name, self._place = store, name, place
-        self._deliver, self._idle, self._max_age = deliver, idle, max_age
+        self._deliver, self._settle, self._idle = deliver, settle, idle
+        self._max_age = max_age
         self._news, self._done = threading.Event(), threading.Event()
         self.delivered, self.expired = 0, 0
         self._after = self._read()
+        self._trail: deque[tuple[float, str | None]] = deque(maxlen=TRAIL)
         self._thread = threading.Thread(target=self._run, name=f"edgeface-{name}", daemon=True)
 
     def start(self) -> None:
@@ -109,9 +116,23 @@ class Reader:
         for event in events:
             if not self._insist(event):
                 return 0
-            self._after = event["id"]
-            self._keep()
+            if self._settle is None:
+                self._came_to(event)
+        if self._settle is not None and events:
+            self._settle()
+            self._came_to(events[-1])
         return len(events)
+
+    def go_back(self, since: float) -> None:
+        """Deliver once more what was delivered after the monotonic time `since` (s); to be called
+        by `idle`."""
+        while self._trail and self._trail[-1][0] >= since:
+            _, self._after = self._trail.pop()
+
+    def _came_to(self, event: Event) -> None:
+        self._trail.append((time.monotonic(), self._after))
+        self._after = event["id"]
+        self._keep()
 
     def _insist(self, event: Event) -> bool:
         """Deliver an event or see it expire; False when asked to end before."""
