@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,16 @@ from starlette.responses import Response
 from edgeface import images
 from edgeface.enrolment import one_face
 from edgeface.errors import ImageError
-from edgeface.gallery import Kind, Person, Sample
+from edgeface.gallery import Kind, Person
 from edgeface.serve.answers import Refused
 from edgeface.serve.calls import Call, bad, shown
+from edgeface.serve.rows import change_row, person_row, sample_row, whole_row
 from edgeface.sightings import Change
 from edgeface.sightings.recorder import encode
-from edgeface.sightings.visits import Visits, visits
-from edgeface.types import Face, timestamp
+from edgeface.sightings.visits import visits
+from edgeface.types import Face
 
 Answer = dict[str, Any]
-ALIKE = 3  # people that somebody is said to resemble
 
 
 def listed(call: Call) -> Answer:
@@ -34,14 +33,14 @@ def listed(call: Call) -> Answer:
         if kind in (None, p.kind) and group in (None, p.group)
     ]
     seen = visits(call.service.store)
-    rows = [_person(p, seen.get(p.id)) for p in people]
+    rows = [person_row(p, seen.get(p.id)) for p in people]
     return {"people": sorted(rows, key=lambda r: (-r["visits"]["count"], r["id"]))}
 
 
 def one(call: Call) -> Answer:
     """GET people/{id}: with whom they resemble."""
     person = _get(call)
-    return _whole(call, person)
+    return whole_row(call.service, person)
 
 
 def enrol(call: Call) -> tuple[Answer, int]:
@@ -75,7 +74,7 @@ def enrol(call: Call) -> tuple[Answer, int]:
     if isinstance(group := call.body.get("group"), str) and group.strip():
         service.store.people.group(person.id, group)
         person = service.store.residents.get(person.id)
-    return {"person": _whole(call, person), "added": len(faces), "skipped": skipped}, 201
+    return {"person": whole_row(call.service, person), "added": len(faces), "skipped": skipped}, 201
 
 
 def changed(call: Call) -> Answer:
@@ -87,7 +86,7 @@ def changed(call: Call) -> Answer:
     if was is not None and was != person.name:
         raise Refused(
             409, "changed_since", f"{shown(was)} is called {person.name!r} by now",
-            {"person": _whole(call, person)},
+            {"person": whole_row(call.service, person)},
         )  # fmt: skip
     ignored, group = call.body.get("ignored"), call.body.get("group")
     if ignored is not None and not isinstance(ignored, bool):
@@ -108,7 +107,7 @@ def changed(call: Call) -> Answer:
     if ignored is not None and ignored != (person.kind is Kind.IGNORED):
         changes.append(people.ignore(number, ignored))
     return {
-        "person": _whole(call, call.service.store.residents.get(number)),
+        "person": whole_row(call.service, call.service.store.residents.get(number)),
         "changes": [change_row(c) for c in changes],
     }
 
@@ -123,7 +122,7 @@ def named(call: Call) -> Answer:
     person = call.service.gallery.person(name)
     if not there:
         _judged(call, person.id, True, change)
-    return {"person": _whole(call, person), "changes": [change_row(change)]}
+    return {"person": whole_row(call.service, person), "changes": [change_row(change)]}
 
 
 def forgotten(call: Call) -> Response:
@@ -146,7 +145,7 @@ def merged(call: Call) -> Answer:
         if kind is Kind.STRANGER and kinds[0] is not Kind.STRANGER:
             _judged(call, number, False, change)
     return {
-        "person": _whole(call, _existing(call, into)),
+        "person": whole_row(call.service, _existing(call, into)),
         "changes": [change_row(c) for c in changes],
     }
 
@@ -159,7 +158,7 @@ def parted(call: Call) -> Answer:
         raise bad("give either sightings or samples", "sightings")
     call.there(sightings)
     change = call.service.store.people.split(person.id, sightings=sightings, samples=samples)
-    return {"person": _whole(call, _get(call)), "changes": [change_row(change)]}
+    return {"person": whole_row(call.service, _get(call)), "changes": [change_row(change)]}
 
 
 def not_this(call: Call) -> Answer:
@@ -174,13 +173,13 @@ def not_this(call: Call) -> Answer:
                       {"sighting": row.to_dict()})  # fmt: skip
     change = call.service.store.people.not_this(sighting)
     call.service.outcomes.not_this(row, change)
-    return {"person": _whole(call, _get(call)), "changes": [change_row(change)]}
+    return {"person": whole_row(call.service, _get(call)), "changes": [change_row(change)]}
 
 
 def samples(call: Call) -> Answer:
     """GET people/{id}/samples: what they are recognised by."""
     person = _get(call)
-    return {"samples": [_sample(s) for s in call.service.gallery.samples(person.name)]}
+    return {"samples": [sample_row(s) for s in call.service.gallery.samples(person.name)]}
 
 
 def sample_image(call: Call) -> Response:
@@ -203,17 +202,6 @@ def undone(call: Call) -> Answer:
     return {"change": change_row(call.service.store.people.undo(int(call.path["id"])))}
 
 
-def change_row(change: Change) -> Answer:
-    """A change as plain JSON types."""
-    return {
-        "id": change.id,
-        "ts": timestamp(datetime.fromtimestamp(change.at, UTC)),
-        "action": change.action,
-        "count": change.count,
-        "undone": change.undone,
-    }
-
-
 def _judged(call: Call, person: int, new: bool, change: Change) -> None:
     """A stranger is somebody `new`, or somebody who was known before."""
     outcomes = call.service.outcomes
@@ -232,50 +220,3 @@ def _existing(call: Call, number: int) -> Person:
     if person is None:
         raise Refused(404, "no_person", f"nobody has the id {number}", {"id": number})
     return person
-
-
-def _person(person: Person, seen: Visits | None) -> Answer:
-    return {
-        "id": person.id,
-        "name": person.name,
-        "kind": str(person.kind),
-        "group": person.group,
-        "samples": person.n_samples,
-        "created": timestamp(datetime.fromtimestamp(person.created, UTC)),
-        "visits": (seen or Visits()).to_dict(),
-    }
-
-
-def _whole(call: Call, person: Person) -> Answer:
-    """A person with the known people whom they resemble, and what it would need."""
-    service = call.service
-    row = _person(person, visits(service.store, person.id).get(person.id))
-    needs = service.identifier.threshold
-    alike: list[Answer] = []
-    rows = [s.embedding for s in service.gallery.samples(person.name)]
-    best: dict[int, Any] = {}
-    for matches in service.gallery.search_many(rows[:50], ALIKE + 1, kind=Kind.KNOWN):
-        for match in matches:
-            if match.person_id != person.id:
-                held = best.get(match.person_id)
-                if held is None or match.similarity > held.similarity:
-                    best[match.person_id] = match
-    different = service.gallery.different_from(person.id)
-    for match in sorted(best.values(), key=lambda m: -m.similarity)[:ALIKE]:
-        alike.append({
-            "id": match.person_id, "name": match.name,
-            "similarity": round(match.similarity, 4), "threshold": needs.value,
-            "different": match.person_id in different,
-        })  # fmt: skip
-    return row | {"resembles": alike}
-
-
-def _sample(sample: Sample) -> Answer:
-    return {
-        "id": sample.id,
-        "quality": None if sample.quality is None else round(sample.quality, 4),
-        "provenance": str(sample.provenance),
-        "source": sample.source,
-        "created": timestamp(datetime.fromtimestamp(sample.created, UTC)),
-        "image": sample.crop is not None,
-    }
