@@ -8,7 +8,7 @@ the first, which loads the templates (`ever_here_1m_load_s`); `ever_here_1m_foun
 finds its own row. Appearances are random unit rows.
 
 `cameras4.*`, `second_camera_mb` and `cuts.*` are explained in `bench/service_cameras.py`,
-`visits.*` in `bench/service_visits.py`.
+`visits.*` in `bench/service_visits.py`, `promise.*` in `bench/service_promise.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.service_cameras import figures_of_cameras
+from bench.service_promise import promise
 from bench.service_visits import visits
 from edgeface.gallery import Gallery
 from edgeface.sightings import Sightings
@@ -106,4 +107,5 @@ def figures(args: argparse.Namespace) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         found = naming(Path(folder), args.named // few) | asking(Path(folder), args.asked // few)
     found |= visits(args.shared, 4 if args.quick else 1)
+    found |= promise(args.shared, args.quick)
     return found | figures_of_cameras(args)

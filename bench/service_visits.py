@@ -3,11 +3,11 @@
 Every video of the YTF sequences (three frames each) is a camera's track; the videos of one person
 are a visit. The first LFW picture of a person is enrolled. At an FPIR of 1 %, set for each way by
 the visits of strangers, a visit is identified by the sum of its tracks as the service adds them
-(`sum`), or by one track: the one with most weight (`single`), or the one most similar to somebody
-enrolled (`best`, which has seen the answer). `gain` is `sum` less the better of these two, percent
-points. Mean over random halves of the people enrolled, the others are strangers; people with two
-videos or more. `order` is the largest change of a template's number when tracks come in another
-order.
+(`sum`), by the track with most weight alone (`single`, `gain_single` is what the sum adds to it),
+or by whichever track is most similar to somebody enrolled (`best`, as if each camera could give the
+name). `gain` is `sum` less the better of these two, percent points. Mean over random halves of the
+people enrolled, the others are strangers; people with two videos or more. `order` is the largest
+change of a template's number when tracks come in another order.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def visits(shared: Path, every: int) -> dict[str, float]:
         "service.visits.people": float(len(people)),
         "service.visits.videos": float(sum(len(tracks[p]) for p in people)),
         **{f"service.visits.{way}": share for way, share in mean.items()},
+        "service.visits.gain_single": mean["sum"] - mean["single"],
         "service.visits.gain": mean["sum"] - max(mean["single"], mean["best"]),
         "service.visits.order": order,
     }
