@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -163,6 +163,18 @@ def test_what_another_process_writes_is_sent_soon(service: Service, client: http
             {"id": f"{RUN}-other", "event": "camera_back", "ts": timestamp(datetime.now(UTC))}
         )
         assert next(messages)["id"] == f"{RUN}-other"
+
+
+def test_a_clock_that_jumps_a_day_back_changes_no_order(
+    service: Service, client: httpx.Client
+) -> None:
+    (start,) = log(service)
+    yesterday = timestamp(datetime.now(UTC) - timedelta(days=1))
+    for number in ("0-00000002", "0-00000001"):
+        service.store.log({"id": number, "event": "camera_back", "ts": yesterday})
+    (last,) = log(service)
+    assert take(client, 3, f"?after={start}") == ["0-00000002", "0-00000001", last]
+    assert take(client, 2, **{"Last-Event-ID": "0-00000002"}) == ["0-00000001", last]
 
 
 def test_silence_is_broken_by_a_heartbeat_and_a_client_that_went_is_let_go(
