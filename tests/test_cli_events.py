@@ -19,7 +19,7 @@ from edgeface.types import EVENT_VERSION, EventKind, Kind, Status
 jsonschema = pytest.importorskip("jsonschema")
 
 SCHEMA = json.loads((ROOT / "docs" / "event.schema.json").read_text(encoding="utf-8"))
-FACE, CAMERA = SCHEMA["$defs"]["face"], SCHEMA["$defs"]["camera"]
+FACE, CAMERA, PERSON = (SCHEMA["$defs"][name] for name in ("face", "camera", "person"))
 DOCUMENT = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ def test_real_events_fit_the_schema(run: Run, check: Any, sample: Path, tmp_path
 
 
 def test_the_schema_refuses_what_no_event_may_be(check: Any) -> None:
-    line, camera = re.findall(r"^```json\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    line, camera, person = re.findall(r"^```json\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
     good = json.loads(line)
     check.validate(good)
     for change in (
@@ -79,6 +79,11 @@ def test_the_schema_refuses_what_no_event_may_be(check: Any) -> None:
     assert check.is_valid(lost | {"event": "camera_back", "reason": None})
     for field in lost:
         assert not check.is_valid({k: v for k, v in lost.items() if k != field}), field
+    named = json.loads(person)
+    check.validate(named)
+    assert list(named) == PERSON["required"]
+    for change in ({"kind": "friend"}, {"name": ""}, {"person_id": "7"}, {"ts": 1}):
+        assert not check.is_valid(named | change), change
     assert not check.is_valid(lost | {"ts": 1}) and not check.is_valid(lost | {"reason": 1})
     assert check.is_valid(good | {"field_of_a_later_version": 1})
 

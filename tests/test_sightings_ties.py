@@ -1,9 +1,11 @@
 """Sightings and their gallery, in a file and on a server: what holds them together."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from gallery_faces import MODEL, SIZE
 from test_sightings import NOW, bytes_of, event
 
@@ -164,6 +166,30 @@ def test_names_leave_the_log_with_their_people(store) -> None:
     assert store.row(seen).name == "Ben"
 
 
+def test_changes_of_people_are_told_as_the_schema_says(store) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ROOT / "docs" / "event.schema.json").read_text(encoding="utf-8"))
+    check = jsonschema.Draft202012Validator(schema)
+    one, two = fill(store)
+    told: list = []
+    store.listeners.append(told.append)
+    people = store.people
+    people.name(one, "Ann")
+    people.group(one, "family")
+    people.undo(people.merge(one, [two])[0].id)
+    people.not_this(1)
+    assert people.forget(one) == 3
+    for change in told:
+        check.validate(change)
+        assert list(change) == schema["$defs"]["person"]["required"]
+    assert [e["event"] for e in told] == [
+        "person_renamed", "person_renamed", "person_merged", "change_undone", "person_split",
+        "person_forgotten",
+    ]  # fmt: skip
+    assert store.residents.reconcile() == 0
+    assert store.newest() == told[-1]["id"]  # which has no name, and stays
+
+
 def test_expiry_and_filters_work_where_the_rows_are(store) -> None:
     one, _ = fill(store)
     store.people.name(one, "Ann")
@@ -187,7 +213,7 @@ def test_whether_sightings_are_kept_is_known_without_making_any(gallery) -> None
     assert Sightings.kept(gallery)
 
 
-def test_events_are_read_on_from_where_one_stopped(store) -> None:
+def test_events_are_read_on_from_where_changestopped(store) -> None:
     fill(store)
     ids = [e["id"] for e in store.events()]
     assert [e["id"] for e in store.events(after=ids[2], limit=3)] == ids[3:6]

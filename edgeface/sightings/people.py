@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgeface.sightings.store import Sightings
 
 SAMPLES = 16  # faces of appearances that a new person is made of at most, those of most weight
+_FIELDS = ("person_id", "name", "kind", "group", "change", "merged")  # of every event
 _CHANGE = "SELECT id, at, action, count, undone FROM change"
 
 
@@ -155,7 +156,7 @@ class People:
         who, ids = store.residents.get(person), store.residents.ids(person=person)
         store.gallery.forget(who.name)
         erased = store.residents.erase(ids)
-        self._tell("person_forgotten", {"person_id": person, "name": None})
+        self._tell("person_forgotten", {"person_id": person})
         return erased
 
     def undo(self, change: int) -> Change:
@@ -276,7 +277,7 @@ def _event(event: str, about: dict[str, Any]) -> dict[str, Any]:
     """What is told of a change."""
     number = f"{new_run()}-00000001"
     told = {"version": EVENT_VERSION, "id": number, "event": event}
-    return told | {"ts": timestamp(datetime.now(UTC))} | about
+    return told | {"ts": timestamp(datetime.now(UTC))} | dict.fromkeys(_FIELDS) | about
 
 
 def _best(rows: Sequence[Appearance]) -> list[Appearance]:

@@ -137,7 +137,9 @@ class Sightings:
         """Write any other event, a dictionary with `id` and `ts`; then the listeners are told."""
         at = datetime.fromisoformat(event["ts"]).timestamp()
         with self.change() as execute:
-            self.event_log.write(execute, event, at, None, event.get("person_id"))
+            # Without a name it is to stay when the person is forgotten.
+            person = None if event.get("name") is None else event.get("person_id")
+            self.event_log.write(execute, event, at, None, person)
         self.event_log.tell(event)
 
     def refresh(self, run: str, track: int, at: datetime, template: Template | None) -> None:
