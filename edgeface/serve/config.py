@@ -12,6 +12,8 @@ from typing import Any
 from edgeface.cameras import CameraSpec
 from edgeface.errors import ArgumentError
 from edgeface.sightings import Expiry
+from edgeface.wires import MqttOptions, WebhookOptions
+from edgeface.wires.tables import mqtt_of, webhook_of
 
 PORT = 8377
 LONGEST_SECRET = 4096  # bytes of a file that holds a token
@@ -36,6 +38,8 @@ class ServiceSettings:
     learn: bool = True  # strangers become numbered people, so that they can be named
     crops: bool = True  # a picture of each appearance is kept
     expiry: Expiry = field(default_factory=Expiry)
+    mqtt: MqttOptions | None = field(default=None, repr=False)  # where events are published
+    webhooks: tuple[WebhookOptions, ...] = field(default=(), repr=False)  # where they are posted
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -54,6 +58,9 @@ class ServiceSettings:
                 f"{self.host} can be reached from other machines, so a token is needed: set "
                 "EDGEFACE_TOKEN_FILE to a file with one, or token_file in the settings"
             )
+        urls = [options.url for options in self.webhooks]
+        if len(urls) != len(set(urls)):
+            raise ArgumentError("two webhooks have one url: put what they are to get into one")
         names = [spec.name for spec in self.cameras]
         if slashed := [n for n in names if "/" in n]:
             raise ArgumentError(f"a camera is called {slashed[0]!r}: leave out the /")
@@ -108,6 +115,9 @@ def load(
         )
     specs = list(map(_camera, found.pop("cameras", [])))
     expiry = _expiry(found.pop("expiry", {}))
+    if "mqtt" in found:
+        found["mqtt"] = mqtt_of(found["mqtt"])
+    found["webhooks"] = tuple(map(webhook_of, found.pop("webhooks", [])))
     return _made(found, tuple(specs), expiry)
 
 
@@ -117,6 +127,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "read_token": (str,), "read_token_file": (str, Path),
     "cameras": (list,), "model": (str,), "threads": (int,), "threshold": (float, int),
     "learn": (bool,), "crops": (bool,), "expiry": (dict,),
+    "mqtt": (dict,), "webhooks": (list,),
 }  # fmt: skip
 
 

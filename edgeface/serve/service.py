@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edgeface import __version__
 from edgeface.atomic import replacing
-from edgeface.cameras import Camera, Cameras, CameraSpec
+from edgeface.cameras import Camera, Cameras, CameraSpec, State
 from edgeface.describe import Describer
 from edgeface.detect import Detector
 from edgeface.embed import Embedder
@@ -32,6 +32,7 @@ from edgeface.serve.preview import Stills
 from edgeface.settings import Settings
 from edgeface.sightings import Recorder, Sightings
 from edgeface.types import Threshold
+from edgeface.wires.tables import wires
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,13 @@ class Service:
             sinks=lambda name: [Recorder(store, crops=settings.crops)],
             tell=store.log,
         )
+        self.wires = wires(
+            store,
+            settings.mqtt,
+            settings.webhooks,
+            cameras=self._up,
+            beside=settings.beside,
+        )
         self.started = datetime.now(UTC)
         self.version = __version__
         self._file = Path(f"{settings.beside}.cameras.json")
@@ -83,6 +91,8 @@ class Service:
         kept = [spec for spec in self._kept() if spec.name not in self._fixed]
         for spec in (*self.settings.cameras, *kept):
             self.cameras.add(spec)
+        for wire in self.wires:
+            wire.start()
         self._expiring.start()
 
     def close(self) -> None:
@@ -90,6 +100,8 @@ class Service:
         self._done.set()
         if hanging := self.cameras.close(CLOSE):
             log.warning("left behind, as their drivers hang: %s", ", ".join(hanging))
+        for wire in self.wires:
+            wire.close()
         if self._expiring.is_alive():
             self._expiring.join(CLOSE)
 
@@ -109,6 +121,9 @@ class Service:
                 yield
         finally:
             self._places.release()
+
+    def _up(self) -> dict[str, bool]:
+        return {c.spec.name: c.state().state is State.RUNNING for c in self.cameras}
 
     def is_gone(self) -> bool:
         """Whether somebody has taken the gallery's file away."""
