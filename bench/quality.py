@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -192,7 +193,7 @@ def discarded(shared: Path, detector: Detector, appraise: Appraiser, count: int)
     rng = np.random.default_rng(4)
     several = [p for p in people(shared / "data/lfw/aligned112") if len(list(p.iterdir())) > 1]
     backgrounds = sorted((shared / "data/scenes/background").iterdir())
-    references, probes = [], []
+    references, probes = list[Any](), list[Any]()
     for place in rng.permutation(len(several))[:count]:
         first, second = sorted(several[place].iterdir())[:2]
         crop = np.asarray(cv2.imread(str(second)), np.uint8)

@@ -74,7 +74,7 @@ def served(folder: Path, minutes: float) -> Iterator[str]:
     """The address of an RTSP camera that shows the sample clip for some minutes."""
     film = folder / "long.mp4"
     loops = max(int(minutes * 60 / 8), 1)  # the clip has 8 s
-    command = ["ffmpeg", "-v", "error", "-stream_loop", str(loops), "-i", SAMPLE / "clip.mp4"]
+    command = ["ffmpeg", "-v", "error", "-stream_loop", str(loops), "-i", str(SAMPLE / "clip.mp4")]
     subprocess.run([*command, "-c", "copy", "-an", film], check=True)
     server = subprocess.Popen(
         [SYSTEM_PYTHON, ROOT / "tests" / "rtsp_server.py", film], stdout=subprocess.PIPE, text=True

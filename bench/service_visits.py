@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.video import portraits, read_sequences, template
 from edgeface.aggregate import Aggregator
@@ -36,7 +37,7 @@ def total(tracks: list[Template]) -> Array:
     return row
 
 
-def tpir(similarity: Array, person: Array, enrolled: Array) -> float:
+def tpir(similarity: Array, person: NDArray[np.int64], enrolled: NDArray[np.bool_]) -> float:
     """Share of visits (v, people) of enrolled people under their name at `FPIR`."""
     open_set = np.where(enrolled[None], similarity, -1.0)
     best, mated = open_set.max(axis=1), enrolled[person]

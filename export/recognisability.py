@@ -99,7 +99,8 @@ LOOKS = (*dict.fromkeys(flaw for flaw in _FLAW_OF if flaw is not None), Flaw.TUR
 def closer(detector: Detector, crop: Image, rng: Rng) -> tuple[Image, Face]:
     """A picture around an aligned crop, and its face as the detector's closer look sees it after a
     first look of the usual error."""
-    picture = np.asarray(cv2.copyMakeBorder(crop, *[MARGIN] * 4, cv2.BORDER_REPLICATE), np.uint8)
+    border = (MARGIN, MARGIN, MARGIN, MARGIN)
+    picture = np.asarray(cv2.copyMakeBorder(crop, *border, cv2.BORDER_REPLICATE), np.uint8)
     points = TEMPLATE + MARGIN + rng.normal(0, 1.5, 2) + rng.normal(0, 1, (5, 2))
     middle, half = (BOX[:2] + BOX[2:]) / 2, (BOX[2:] - BOX[:2]) / 2 * np.exp(rng.normal(0, 0.07))
     middle = middle + MARGIN + rng.normal(0, 2, 2)
@@ -153,10 +154,11 @@ def gather(
         picture = cv2.imread(str(backgrounds[rng.integers(len(backgrounds))]))
         if picture is not None and min(picture.shape[:2]) > 24:
             see(nothing(np.asarray(picture, np.uint8), rng), -1, NOBODY, 0.0)
-    person, kind, strength, away = (np.array(column) for column in zip(*facts, strict=True))
-    rows, lengths = embedder.measure(np.stack(crops))
-    owner = np.where(person >= 0, np.einsum("nd,nd->n", rows, owners[person]), -1.0)
-    return Probes(np.stack(crops), rows, lengths, person, kind, strength, owner, away)
+    whose, kinds = (np.array([fact[i] for fact in facts], np.int64) for i in (0, 1))
+    strengths, turned = (np.array([fact[i] for fact in facts], np.float32) for i in (2, 3))
+    seen, lengths = embedder.measure(np.stack(crops))
+    owner = np.where(whose >= 0, np.einsum("nd,nd->n", seen, owners[whose]), -1.0)
+    return Probes(np.stack(crops), seen, lengths, whose, kinds, strengths, owner, turned)
 
 
 def centres_of(probes: Probes, found: NDArray[np.bool_]) -> Array:
@@ -208,7 +210,7 @@ def fit(probes: Probes, threshold: float, seed: int) -> Recogniser:
                 told = torch.nn.functional.cross_entropy(out[named, 1:], look[some][named])
                 loss = loss + 0.3 * told
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             falling.step()
     weights = [
@@ -228,7 +230,7 @@ def judge(made: Recogniser, probes: Probes, threshold: float) -> dict[str, float
         "probes": float(len(found)),
         "found": float(found.mean()),
         "expected": float(chance.mean()),
-        "auc": area(chance, found),
+        "auc": area(chance.astype(np.float32), found),
         "auc_length_alone": area(probes.lengths, found),
     }
     for kind, name in enumerate(KINDS):
