@@ -255,16 +255,18 @@ class Sightings:
     def templates(self, rows: Iterable[tuple[Any, ...]]) -> tuple[list[int], Array]:
         """Of (id, run, track, sealed template): the ids of those that have one and the templates
         (n, d)."""
-        ids, values = [], []
+        ids, raw = list[int](), list[bytes]()
         for appearance, run, track, sealed in rows:
             if sealed is not None:
                 ids.append(int(appearance))
-                values.append(self._template(run, track, sealed))
-        return ids, np.array(values, np.float32).reshape(len(ids), self.gallery.size)
+                raw.append(self._unsealed(run, track, sealed))
+        return ids, np.frombuffer(b"".join(raw), np.float32).reshape(len(ids), self.gallery.size)
+
+    def _unsealed(self, run: str, track: int, sealed: Any) -> bytes:
+        return self.gallery.cipher.unseal(sealed, "appearance.template", owner(run, track))
 
     def _template(self, run: str, track: int, sealed: Any) -> Array:
-        raw = self.gallery.cipher.unseal(sealed, "appearance.template", owner(run, track))
-        return np.frombuffer(raw, np.float32)
+        return np.frombuffer(self._unsealed(run, track, sealed), np.float32)
 
     def _sealed(self, run: str, track: int, template: Template | None) -> bytes | str | None:
         if template is None:
