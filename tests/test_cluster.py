@@ -416,8 +416,8 @@ def test_the_more_people_the_more_alike_two_faces_must_be() -> None:
     assert (draws > reach).mean() * 300**2 / 2 == pytest.approx(1.5, rel=0.4)
     same = truth[around.near.indices] == truth[:, None]
     raw = np.einsum("nd,nkd->nk", rows, rows[around.near.indices])
-    many = around.second_pass(model.second, first, people=1e9)
-    few = around.second_pass(model.second, first, people=2)
+    many = around.second_pass(model.second, first, least=around.strangers.reach(1e9))
+    few = around.second_pass(model.second, first, least=around.strangers.reach(2))
     below = (raw < around.strangers.reach(1e9)) & (
         around.near.indices != np.arange(150 + 90)[:, None]
     )
@@ -558,3 +558,16 @@ def test_a_name_belongs_to_one_face() -> None:
         pile.add(rows[:1], ["face 2"])
     with pytest.raises(ValueError, match="the embedder that the pile was made with"):
         pile.add(np.ones((1, 8), np.float32), ["other"])
+
+
+def test_an_embedder_whose_strangers_are_widely_spread_keeps_its_links() -> None:
+    """Few dimensions: chance makes strangers so alike that a Gaussian of that width promises pairs
+    of them above any cosine that one person's pictures reach."""
+    rng = np.random.default_rng(3)
+    people = rng.standard_normal((60, 16))
+    truth = np.repeat(np.arange(60), 15)
+    rows = people[truth] + 0.6 * rng.standard_normal((900, 16)) + 0.7
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = cluster(rows.astype(np.float32)).labels
+    agreement = bcubed(truth, found)
+    assert agreement.precision > 0.85 and agreement.recall > 0.8, agreement

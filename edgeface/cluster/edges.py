@@ -35,6 +35,9 @@ TWIN = 0.9
 CHUNK = 2048
 
 
+DRAWN = 1500  # faces whose edges say what is usual
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbourhoods:
     """A kNN graph with what its edges are described by."""
@@ -130,13 +133,13 @@ class Neighbourhoods:
         first: Array,
         nodes: Indices | None = None,
         *,
-        people: float | None = None,
+        least: float | None = None,
     ) -> Array:
         """(m, k) float32 like `first_pass`, with what `first` (n, k), the first pass of every face
-        here, says. Edges it held unlikely are 0, and so are those less alike than the likest
-        strangers among `people` (default: as many as `first` expects); pairs as alike as TWIN
-        are 1."""
-        least = self.strangers.reach(expected_people(first) if people is None else people)
+        here, says. Edges it held unlikely are 0, and so are those below the raw cosine
+        `least` (default: see `least_link`); pairs as alike as TWIN are 1."""
+        if least is None:
+            least = least_link(self.frame, self.near, self.strangers, first)
         chosen = _all(self.near) if nodes is None else nodes
         support = Support.of(self.near.indices, first)
         out = np.zeros((len(chosen), self.near.indices.shape[1]), np.float32)
@@ -160,6 +163,21 @@ class Neighbourhoods:
     def probabilities(self, model: EdgeModel) -> Array:
         """(n, k) float32: that edges join one person, after both passes."""
         return self.second_pass(model.second, self.first_pass(model.first))
+
+
+def least_link(frame: Frame, near: Neighbours, strangers: Strangers, first: Array) -> float:
+    """The raw cosine that a link needs: that of the likest strangers among as many people as
+    `first` (n, k), the first pass of all faces, expects; but no more than the median of the edges
+    it holds likely, over evenly drawn faces. An embedder whose strangers are widely spread would
+    otherwise have hardly a link left."""
+    n = len(first)
+    drawn = np.unique(np.linspace(0, max(n - 1, 0), min(n, DRAWN)).astype(np.int32))
+    targets = near.indices[drawn]
+    likely = (first[drawn] > 0.5) & (targets >= 0)
+    likely[:, :1] = False
+    raw = frame.raw(drawn, np.maximum(targets, 0), near.similarities[drawn])[likely]
+    reach = strangers.reach(expected_people(first))
+    return min(reach, float(np.median(raw))) if raw.size else reach
 
 
 def own_scale_amounts(near: Neighbours) -> Array:

@@ -8,12 +8,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.cluster.edges import Neighbourhoods
+from edgeface.cluster.edges import Neighbourhoods, least_link
 from edgeface.cluster.graph import Indices
 from edgeface.cluster.model import EdgeModel
 from edgeface.cluster.neighbours import Neighbours
 from edgeface.cluster.space import Frame, Strangers
-from edgeface.cluster.support import expected_people
 from edgeface.score import topk
 from edgeface.types import Array
 
@@ -96,10 +95,12 @@ def _own_first(
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """Some faces of a graph with all their neighbours: `faces` (m,) ascending, numbered 0..m-1
-    inside, where `around` describes them."""
+    inside, where `around` describes them; `frame` and `near` of the whole graph."""
 
     faces: Indices
     around: Neighbourhoods
+    frame: Frame
+    near: Neighbours
 
     @classmethod
     def of(cls, nodes: Indices, near: Neighbours, frame: Frame, strangers: Strangers) -> Self:
@@ -113,7 +114,7 @@ class Part:
         where = np.searchsorted(known[order], np.maximum(indices, known[order][0]))
         inside = np.where(indices >= 0, order[where], -1).astype(np.int32)
         part = Neighbours(inside, near.similarities[faces])
-        return cls(faces, Neighbourhoods.around(frame.part(faces), part, strangers))
+        return cls(faces, Neighbourhoods.around(frame.part(faces), part, strangers), frame, near)
 
     def first_pass(self, nodes: Indices, model: EdgeModel) -> Array:
         """First probabilities of the edges of `nodes` (m, k)."""
@@ -121,9 +122,9 @@ class Part:
 
     def second_pass(self, nodes: Indices, model: EdgeModel, first: Array) -> Array:
         """Final probabilities of the edges of `nodes` (m, k), `first` (n, k) being everyone's."""
-        people = expected_people(first)
+        least = least_link(self.frame, self.near, self.around.strangers, first)
         rows = self._rows(nodes)
-        return self.around.second_pass(model.second, first[self.faces], rows, people=people)
+        return self.around.second_pass(model.second, first[self.faces], rows, least=least)
 
     def _rows(self, nodes: Indices) -> Indices:
         return np.searchsorted(self.faces, nodes).astype(np.int32)
