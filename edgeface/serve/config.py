@@ -111,7 +111,7 @@ def load(
             found[name] = _secret(Path(path))
     if not found.get("gallery"):
         raise ArgumentError(
-            "no gallery: name one in the settings, in EDGEFACE_GALLERY or --gallery"
+            "no gallery: name one in the settings, as `gallery`, or in EDGEFACE_GALLERY"
         )
     specs = list(map(_camera, found.pop("cameras", [])))
     expiry = _expiry(found.pop("expiry", {}))
