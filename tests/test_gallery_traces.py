@@ -285,8 +285,8 @@ def test_an_index_of_an_earlier_state_is_not_used(path: Path) -> None:
 class Toy(Exact):
     """An index library that somebody adds: numpy and its own file format."""
 
-    def ids(self) -> list[int]:
-        return self.contents()[0].tolist()
+    def ids(self) -> set[int]:
+        return set(self.contents()[0].tolist())
 
     def save(self, path: Path) -> None:
         ids, rows = self.contents()
