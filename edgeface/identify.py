@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from edgeface import images, video
 from edgeface.answers import ask_bank, complete
 from edgeface.calibrate import Calibration, calibrate
+from edgeface.closing import Closing
 from edgeface.cohort import Progress
 from edgeface.decide import decide_together
 from edgeface.describe import Describer
@@ -66,7 +66,7 @@ def compare(
     return Verification(similarity, limit, reason is None and similarity >= limit.value, reason)
 
 
-class Identifier:
+class Identifier(Closing):
     """Says who is in front of a camera: a describer, a gallery and settings. One object per source,
     not for two threads at once; several may share a describer and a gallery, each in a thread of
     its own."""
@@ -158,15 +158,8 @@ class Identifier:
             store.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the gallery."""
         self.gallery.close()
 
     @property

@@ -14,6 +14,7 @@ LAYERS = {
     0: {"types", "errors", "metrics"},
     1: {
         "atomic",
+        "closing",
         "redaction",
         "document",
         "runtime",

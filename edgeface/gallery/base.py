@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgeface.closing import Closing
 from edgeface.errors import GalleryError
 from edgeface.gallery.storage.cipher import Cipher
 from edgeface.gallery.storage.contract import agree_on_cipher
@@ -75,7 +76,7 @@ def _undone_alone(execute: Execute) -> Iterator[None]:
         execute("RELEASE SAVEPOINT part")
 
 
-class Base:
+class Base(Closing):
     """The rows of a gallery and what finds people in them."""
 
     def __init__(

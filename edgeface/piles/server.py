@@ -14,9 +14,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from edgeface.closing import Closing
 from edgeface.cluster import hand
 from edgeface.cluster.changes import Change
 from edgeface.cluster.update import Pile
@@ -30,7 +30,7 @@ LONGEST = 1_000_000  # bytes of a request
 TYPES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"}  # what browsers show
 
 
-class PileServer:
+class PileServer(Closing):
     """Serves the result below `output` on a port of its own; use it as a context.
 
     `address` is what the browser opens; who has it can name, merge and split people.
@@ -68,17 +68,10 @@ class PileServer:
         """End `serve_forever`."""
         self._http.shutdown()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the port and of the pile, in which everything done is kept."""
         self._http.server_close()
-        self._store.__exit__(kind, error, trace)
+        self._store.close()
 
     # What the page asks for
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from edgeface.closing import Closing
 from edgeface.errors import DataError, OutputError
 from edgeface.types import Array, Flaw
 
@@ -89,7 +89,7 @@ class Kept:
     flaw: Flaw | None
 
 
-class Store:
+class Store(Closing):
     """The pictures and faces of one result; use it as a context."""
 
     def __init__(self, path: Path) -> None:
@@ -113,15 +113,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise DataError(f"{path}: {error}; move it away and cluster anew") from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Keep what was done, also when the run ended early."""
         self.commit()
         self._db.close()

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
+from edgeface.closing import Closing
 from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery, Kind
 from edgeface.gallery.storage.postgres import PostgresDatabase
@@ -42,7 +42,7 @@ _ROW = """
     FROM appearance a LEFT JOIN crop c ON c.appearance = a.id"""
 
 
-class Sightings:
+class Sightings(Closing):
     """Appearances, their crops and the log of events of one gallery. For many threads; several
     processes may share one. Made with `Sightings.open`."""
 
@@ -86,17 +86,6 @@ class Sightings:
     def close(self) -> None:
         """Let go of the file; the gallery stays open."""
         self.file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Writing -------------------------------------------------------------------------------------
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
+from edgeface.closing import Closing
 from edgeface.types import Event, Frame, Sighting
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Sink(Protocol):
         ...
 
 
-class Sinks:
+class Sinks(Closing):
     """Several sinks as one. What one of them raises is logged and kept in `failures`, and the
     others and the watch go on."""
 
@@ -50,17 +50,6 @@ class Sinks:
         """See `Sink.close`."""
         for sink in self._sinks:
             self._guarded(sink, sink.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _guarded(self, sink: Sink, action: Callable[[], None]) -> None:
         try:
