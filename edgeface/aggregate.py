@@ -215,6 +215,7 @@ class Evidence:
     def __init__(self, aggregator: Aggregator, policy: Policy) -> None:
         self._aggregator, self._policy = aggregator, policy
         self._state = aggregator.empty()
+        self._template: Template | None = None  # of `_state`, once it was asked for
         self._last = float("-inf")
         self._foreign_run = 0
         self._unfit = 0
@@ -237,6 +238,7 @@ class Evidence:
         self._foreign_run = 0
         row, weight = embedding[None], np.array([quality], np.float32)
         self._state = self._aggregator.add(self._state, row, weight)
+        self._template = None
         return True
 
     def pass_over(self, time: float) -> None:
@@ -256,4 +258,6 @@ class Evidence:
 
     def template(self) -> Template:
         """The template so far; weight 0 while there is none."""
-        return self._aggregator.read(self._state)
+        if self._template is None:
+            self._template = self._aggregator.read(self._state)
+        return self._template
