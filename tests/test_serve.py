@@ -480,3 +480,16 @@ def test_a_defect_is_told_as_one_and_nothing_of_it(service, client, monkeypatch,
 def test_kinds_are_those_of_the_gallery() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     assert schemas["Person"]["properties"]["kind"]["enum"] == [str(k) for k in Kind]
+
+
+def test_a_picture_that_cannot_be_recognised_enrols_nobody(
+    service: Service, client: httpx.Client, eileen: bytes
+) -> None:
+    image = cv2.imdecode(np.frombuffer(eileen, np.uint8), cv2.IMREAD_COLOR)
+    blurred = cv2.imencode(".jpg", cv2.GaussianBlur(image, (0, 0), 9))[1].tobytes()
+    answer = enrol(client, "Eileen", blurred)
+    assert code(answer) == (422, "bad_picture")
+    assert "strangers may be taken for it" in answer.json()["error"]["message"]
+    answer = enrol(client, "Eileen", blurred, eileen)
+    assert answer.json()["added"] == 1 and len(answer.json()["skipped"]) == 1
+    assert len(service.gallery.samples("Eileen")) == 1

@@ -8,7 +8,7 @@ import numpy as np
 from starlette.responses import Response
 
 from edgeface import images
-from edgeface.enrolment import one_face
+from edgeface.enrolment import check_fit, one_face
 from edgeface.errors import ImageError
 from edgeface.gallery import Kind, Person
 from edgeface.serve.answers import Refused
@@ -60,6 +60,7 @@ def enrol(call: Call) -> tuple[Answer, int]:
             image = images.read(picture)
             with service.looking():
                 face = one_face(service.describer, image, "require_one")
+            check_fit(face, label)
         except ImageError as error:
             skipped.append({"picture": label, "reason": str(error)})
             continue
