@@ -13,7 +13,7 @@ from edgeface import video
 from edgeface.cameras.records import CameraSpec, CameraState, Snapshot, State
 from edgeface.errors import EdgefaceError
 from edgeface.identify import Identifier
-from edgeface.sinks import Sink
+from edgeface.sinks import Sink, Sinks
 from edgeface.stopping import Stop
 from edgeface.types import EVENT_VERSION, Event, Frame, Sighting, new_run, timestamp
 
@@ -134,11 +134,7 @@ class Camera:
                 if self.failure is not None:
                     break
         finally:
-            for sink in self._sinks:
-                try:
-                    sink.close()
-                except Exception as error:
-                    log.error("%s failed: %s", type(sink).__name__, error)
+            Sinks(self._sinks).close()
             if self._stop() and self.failure is None:
                 self._become(State.STOPPED)
 
