@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from edgeface.gallery import Kind
 from edgeface.sightings.binding import scrub
 from edgeface.sightings.records import Expiry
-from edgeface.sightings.rows import count_erased
+from edgeface.sightings.rows import WHO, count_erased
 
 if TYPE_CHECKING:
     from edgeface.sightings.store import Sightings
 
 DAY = 86_400.0
-_IDS = "({among})"
 
 
 def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
@@ -23,9 +22,7 @@ def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
     if rules.strangers is not None:
         limit = now - DAY * rules.strangers
         with store.file.read() as execute:
-            held = execute(
-                "SELECT DISTINCT coalesce(given, person) FROM appearance WHERE last >= ?", (limit,)
-            )
+            held = execute(f"SELECT DISTINCT {WHO} FROM appearance WHERE last >= ?", (limit,))
         moment = store.residents.now()
         recent = [who.id for (i,) in held if (who := moment.of(i)) is not None]
         counts["strangers"] = store.gallery.forget_strangers(limit, spared=recent)
@@ -44,7 +41,7 @@ def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
             if days is not None:
                 execute(
                     f"DELETE FROM appearance WHERE last < ? AND "
-                    f"coalesce(given, person, -1) {test} {_IDS}",
+                    f"coalesce(given, person, -1) {test} ({{among}})",
                     (now - DAY * days, known),
                 )
         # The log tells of people, so it is kept no longer than they are.
@@ -67,7 +64,8 @@ def expire(store: Sightings, now: float, rules: Expiry) -> dict[str, int]:
             count_erased(execute)
     for name, had, has in zip(("crops", "appearances", "events"), before, after, strict=True):
         counts[name] = had - has
-    counts["appearances"] += store.residents.reconcile()
-    if before != after:
+    forgotten = store.residents.reconcile()
+    counts["appearances"] += forgotten
+    if before != after and not forgotten:  # else it was rewritten just now
         scrub(store.file)
     return counts

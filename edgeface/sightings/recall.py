@@ -59,21 +59,29 @@ class Recall:
                 f"{_READ} WHERE id IN ({{among}}) ORDER BY id", (json.dumps(self._living),)
             )
             self._living = []
-            live = self._sort(living)
+            ids, new = [self._ids], [self._exact]
+            live = self._sort(living, ids, new)
             while rows := execute(f"{_READ} WHERE id > ? ORDER BY id LIMIT ?", (self._top, BLOCK)):
-                live += self._sort(rows)
+                live += self._sort(rows, ids, new)
                 self._top = rows[-1][0]
+        if len(ids) > 1:
+            self._ids, self._exact = np.concatenate(ids), np.concatenate(new)
         bulk = 0 if self._bulk is None else len(self._bulk)
         if len(self._ids) - bulk > TAIL:
             self._bulk = quantize(self._exact)
         return self._store.templates(live)
 
-    def _sort(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Take in the rows that have ended; returns the others."""
-        ids, new = self._store.templates(row[:4] for row in rows if row[4])
-        if ids:
-            self._ids = np.concatenate([self._ids, np.array(ids, np.int64)])
-            self._exact = np.concatenate([self._exact, new.astype(np.float16)])
+    def _sort(
+        self,
+        rows: list[tuple[Any, ...]],
+        ids: list[NDArray[np.int64]],
+        new: list[NDArray[np.float16]],
+    ) -> list[tuple[Any, ...]]:
+        """Put ids and templates of the rows that have ended into the lists; returns the others."""
+        ended, templates = self._store.templates(row[:4] for row in rows if row[4])
+        if ended:
+            ids.append(np.array(ended, np.int64))
+            new.append(templates.astype(np.float16))
         live = [row[:4] for row in rows if not row[4]]
         self._living += [row[0] for row in live]
         return live
