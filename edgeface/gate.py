@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from edgeface.detect import overlaps
+from edgeface.detect.looks import height
 from edgeface.motion import CELL, Cells, Motion
 from edgeface.opencv import cv2
 from edgeface.track import State, Track
@@ -242,11 +243,6 @@ def rectangles(cells: Cells) -> list[Part]:
 def area(part: Part) -> int:
     """Of a rectangle."""
     return (part[2] - part[0]) * (part[3] - part[1])
-
-
-def height(face: Face) -> float:
-    """Of its box, px."""
-    return float(face.box[3] - face.box[1])
 
 
 def nearest(face: Face, others: Sequence[Face]) -> Face | None:

@@ -137,3 +137,13 @@ def _heic(name: str, data: bytes) -> Image:
     except Exception as error:  # the bindings raise a dozen unrelated classes
         raise ImageError(f"{name} is damaged: {error}") from error
     return np.ascontiguousarray(image[..., ::-1])
+
+
+def jpeg(image: Image, side: int, quality: int) -> bytes:
+    """An image (H, W, 3) uint8 BGR as JPEG of a `quality` in percent, its longer side scaled down
+    to `side` px; a smaller image stays as it is."""
+    ratio = side / max(image.shape[:2])
+    if ratio < 1.0:
+        size = [max(1, round(n * ratio)) for n in image.shape[1::-1]]
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])

@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 
-import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from edgeface.cameras import Camera, Snapshot
-from edgeface.opencv import cv2
+from edgeface.images import jpeg
 
 FPS = 10.0  # at most
 SIDE = 960  # px; larger frames are scaled down
@@ -34,7 +33,7 @@ class Stills:
         with self._lock:
             number, data = self._made.get(camera, (0, b""))
             if number != shot.number:
-                data = _encode(shot)
+                data = jpeg(shot.image, SIDE, QUALITY)
                 self.encoded += 1
                 self._made = {camera: (shot.number, data)}
             return data
@@ -65,12 +64,3 @@ class Stills:
                 f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
             )
             yield head.encode() + data + b"\r\n"
-
-
-def _encode(shot: Snapshot) -> bytes:
-    image = shot.image
-    ratio = SIDE / max(image.shape[:2])
-    if ratio < 1.0:
-        size = [max(1, round(n * ratio)) for n in image.shape[1::-1]]
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from edgeface.describe import measure
-from edgeface.opencv import cv2
+from edgeface.images import jpeg
 from edgeface.sightings.store import Sightings
 from edgeface.types import Event, EventKind, Face, Frame, Image, Sighting
 
@@ -78,9 +78,4 @@ def encode(image: Image, face: Face) -> bytes:
     limit = np.array(image.shape[1::-1])
     low = np.clip(np.floor(face.box[:2] - margin), 0, limit - 1).astype(int)
     high = np.clip(np.ceil(face.box[2:] + margin), low + 1, limit).astype(int)
-    part = image[low[1] : high[1], low[0] : high[0]]
-    ratio = SIDE / max(part.shape[:2])
-    if ratio < 1:
-        size = [max(1, round(n * ratio)) for n in part.shape[1::-1]]
-        part = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return bytes(cv2.imencode(".jpg", part, [cv2.IMWRITE_JPEG_QUALITY, JPEG])[1])
+    return jpeg(image[low[1] : high[1], low[0] : high[0]], SIDE, JPEG)
