@@ -16,18 +16,16 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
-from serving import serving
+from serving import filed, serving
 from test_sightings import event
 
 from edgeface.describe import Describer
 from edgeface.detect import Detector
 from edgeface.embed import Embedder
 from edgeface.errors import GalleryError
-from edgeface.gallery import Gallery, Kind
+from edgeface.gallery import Kind
 from edgeface.serve.app import OPENAPI, ROUTES
-from edgeface.serve.config import ServiceSettings
 from edgeface.serve.service import WAITING, Service
-from edgeface.sightings import Sightings
 
 DOCUMENT = json.loads(OPENAPI.read_text(encoding="utf-8"))
 BOUND = 20.0
@@ -40,16 +38,8 @@ def describer() -> Describer:
 
 @pytest.fixture
 def service(tmp_path: Path, describer: Describer) -> Iterator[Service]:
-    card = describer.embedder.card
-    with (
-        Gallery.open(tmp_path / "g.gallery", model=card.digest, size=card.size) as gallery,
-        Sightings.open(gallery) as store,
-    ):
-        settings = ServiceSettings(str(tmp_path / "g.gallery"))
-        made = Service(settings, describer, gallery, store)
-        made.start()
+    with filed(tmp_path, describer) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,19 +16,16 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-import uvicorn  # noqa: E402
-from serving import READ, TOKEN  # noqa: E402
+from serving import READ, TOKEN, filed, listening  # noqa: E402
 from test_sightings import event  # noqa: E402
 
 from edgeface.describe import Describer  # noqa: E402
 from edgeface.detect import Detector  # noqa: E402
 from edgeface.embed import Embedder  # noqa: E402
-from edgeface.gallery import Gallery, Kind  # noqa: E402
+from edgeface.gallery import Kind  # noqa: E402
 from edgeface.serve.app import PAGE, application  # noqa: E402
-from edgeface.serve.config import ServiceSettings  # noqa: E402
 from edgeface.serve.guard import Access  # noqa: E402
 from edgeface.serve.service import Service  # noqa: E402
-from edgeface.sightings import Sightings  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -56,15 +52,8 @@ def describer() -> Describer:
 
 @pytest.fixture
 def service(tmp_path: Path, describer: Describer) -> Iterator[Service]:
-    card = describer.embedder.card
-    with (
-        Gallery.open(tmp_path / "g.gallery", model=card.digest, size=card.size) as gallery,
-        Sightings.open(gallery) as store,
-    ):
-        made = Service(ServiceSettings(str(tmp_path / "g.gallery")), describer, gallery, store)
-        made.start()
+    with filed(tmp_path, describer) as made:
         yield made
-        made.close()
 
 
 @contextmanager
@@ -78,22 +67,8 @@ def served(service: Service, port: int = 0, prefix: str = "") -> Iterator[str]:
             scope = scope | {"path": scope["path"][len(prefix) :]}
         await app(scope, receive, send)
 
-    service.feed.ended = False
-    server = uvicorn.Server(
-        uvicorn.Config(proxied, port=port, log_config=None, timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}{prefix}/"
-    finally:
-        service.feed.ended = True
-        service.feed._wake()
-        server.should_exit = True
-        thread.join(20)
+    with listening(service, proxied, port) as address:
+        yield f"{address}{prefix}/"
 
 
 class Visitor:
