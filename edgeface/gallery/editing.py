@@ -106,9 +106,7 @@ class Editing(Base):
         group = None if group is None else check_name(group)
         with self._change() as (tables, revision):
             person = tables.named(check_name(name, reserved=False))
-            metadata = {k: v for k, v in person.metadata.items() if k != "group"}
-            metadata |= {} if group is None else {"group": group}
-            tables.set_details(person.id, person.external_id, metadata, revision)
+            tables.set_group(person, group, revision)
             payload = {"person": person.id, "group": person.group}
             journal.record(tables, "group", payload, [person.id])
             return tables.person(person.id)

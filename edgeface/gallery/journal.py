@@ -177,10 +177,7 @@ def _restore_kind(tables: Tables, payload: dict[str, Any], revision: int) -> Non
 
 
 def _restore_group(tables: Tables, payload: dict[str, Any], revision: int) -> None:
-    person, group = tables.person(payload["person"]), payload["group"]
-    metadata = {k: v for k, v in person.metadata.items() if k != "group"}
-    metadata |= {} if group is None else {"group": group}
-    tables.set_details(person.id, person.external_id, metadata, revision)
+    tables.set_group(tables.person(payload["person"]), payload["group"], revision)
 
 
 def _part_again(tables: Tables, payload: dict[str, Any], revision: int) -> None:

@@ -182,6 +182,12 @@ class Tables(Values):
             ),
         )
 
+    def set_group(self, person: Person, group: str | None, revision: int) -> None:
+        """Put a person into a group, or into none."""
+        metadata = {k: v for k, v in person.metadata.items() if k != "group"}
+        metadata |= {} if group is None else {"group": group}
+        self.set_details(person.id, person.external_id, metadata, revision)
+
     def set_details(
         self, person_id: int, external_id: str | None, metadata: dict[str, Any], revision: int
     ) -> None:
