@@ -92,7 +92,7 @@ def take(client: httpx.Client, count: int, query: str = "", **headers: str) -> l
     with client.stream("GET", f"/v1/events{query}", headers=STREAM | headers) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         for block in blocks(answer):
-            if "id" in block:
+            if "id" in block and block.get("event") != "start":
                 assert json.loads(block["data"])["id"] == block["id"]
                 found.append(block["id"])
                 if len(found) == count:
@@ -120,6 +120,17 @@ def test_a_stream_without_a_start_begins_now(service: Service, client: httpx.Cli
     thread.start()
     assert take(client, 3) == new
     thread.join()
+
+
+def test_a_client_cut_off_before_it_saw_anything_misses_nothing(
+    service: Service, client: httpx.Client
+) -> None:
+    log(service, 3)
+    with client.stream("GET", "/v1/events", headers=STREAM) as answer:
+        begun = next(block for block in blocks(answer) if "id" in block)
+    assert begun["event"] == "start"
+    new = log(service, 4)
+    assert take(client, 4, **{"Last-Event-ID": begun["id"]}) == new
 
 
 def test_many_read_while_many_write(service: Service, client: httpx.Client) -> None:

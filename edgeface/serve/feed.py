@@ -58,15 +58,18 @@ class Feed:
         return len(self._waiting)
 
     async def stream(self, after: str | None) -> AsyncIterator[str]:
-        """Server-sent events: those after the one with the id `after`, or from now on. Where the
-        log no longer has it, an event `gap` says so and the stream goes on from now."""
+        """Server-sent events: those after the one with the id `after`, or from now on: then
+        `start` comes first, with the id of where that is, so that a client cut off before it saw
+        anything goes on from there. Where the log no longer has `after`, an event `gap` says so and
+        the stream goes on from now."""
         news = asyncio.Event()
         self._waiting.add(news)
         try:
             # Where it begins is settled before anything is sent: what comes later is sent.
-            if after is None:
-                after = await run_in_threadpool(self._store.newest)
-            yield "retry: 1000\n\n"
+            begin = "retry: 1000\n\n"
+            if after is None and (after := await run_in_threadpool(self._store.newest)):
+                begin += f"event: start\nid: {after}\ndata: {{}}\n\n"
+            yield begin
             sent = time.monotonic()
             while not self.ended:
                 news.clear()

@@ -42,6 +42,7 @@ export function listen(onEvent, onGap, onState) {
       last = message.lastEventId || last;
       onEvent(JSON.parse(message.data));
     };
+    source.addEventListener("start", (message) => { last = message.lastEventId || last; });
     source.addEventListener("gap", onGap);
     source.onerror = () => {
       onState(false);

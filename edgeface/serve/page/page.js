@@ -50,7 +50,7 @@ export function refresh() {
 }
 
 addEventListener("hashchange", () => open().then(() => { main.focus({ preventScroll: true }); scrollTo(0, 0); }));
-let lost = false;
+let lost = true; // until the stream begins, what happens after the first drawing is not heard
 listen(
   (event) => {
     document.body.dataset.event = event.id;
