@@ -16,9 +16,10 @@ cv2 = pytest.importorskip("cv2")
 
 from tiny_network import TINY  # noqa: E402
 
+from edgeface.errors import DataError  # noqa: E402
 from edgeface.models import WEIGHTS  # noqa: E402
 from edgeface.runtime import open_session  # noqa: E402
-from export import further, heldout, init  # noqa: E402
+from export import curve, further, heldout, init  # noqa: E402
 from export.aims import prototypes, reduce, units  # noqa: E402
 from export.data import Crop, open_pack, pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
@@ -204,3 +205,24 @@ def test_the_average_soon_forgets_where_a_run_began() -> None:
     average.n_averaged.fill_(10**6)
     average.update_parameters(network)
     torch.testing.assert_close(average.module.weight.mean(), torch.tensor(1.001), atol=1e-4, rtol=0)
+
+
+def test_a_journal_over_two_runs_is_one_curve(tmp_path, capsys) -> None:
+    journal = tmp_path / "further.jsonl"
+    look = {f"kin.{size}tar1e-3": 0.5 for size in ("", "px24.", "px16.")}
+    lines: list[dict[str, float]] = [{"step": 0} | look]
+    for step, seconds in ((10, 3600), (20, 7200), (30, 1800), (40, 3600)):  # resumed after 20
+        lines.append({"step": step, "pictures": 64 * step, "s": seconds, "cosine": 0.5})
+        lines.append(lines[-1] | look | {"kin.tar1e-3": 0.5 + step / 100})
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert curve.main([str(journal)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"pictures": 2560, "hours": 3.0, "best": 0.9, "rise": None}
+    assert cv2.imread(str(journal.with_suffix(".png"))).shape == (400, 700, 3)
+    more = [{"pictures": 2300, "kin.tar1e-3": 0.88}, {"pictures": 2400, "kin.tar1e-3": 0.89}]
+    assert curve.progress([*lines[:-1], *more, lines[-1]]).rise == pytest.approx(0.02, abs=0.002)
+    journal.write_text('{"step": 1}\nnonsense\n')
+    with pytest.raises(DataError, match=r"further.jsonl:2 is no line"):
+        curve.main([str(journal)])
+    with pytest.raises(DataError, match="no figures on held-out people"):
+        curve.progress([{"step": 1, "s": 2.0}])
