@@ -8,6 +8,7 @@ the first, which loads the templates (`ever_here_1m_load_s`); `ever_here_1m_foun
 finds its own row. Appearances are random unit rows.
 
 `cameras4.*`, `second_camera_mb` and `cuts.*` are explained in `bench/service_cameras.py`,
+`cameras4.latency_*` in `bench/service_latency.py`,
 `visits.*` in `bench/service_visits.py`, `promise.*` in `bench/service_promise.py`.
 """
 
@@ -30,13 +31,16 @@ from edgeface.types import Array
 Figures = dict[str, float | str | None]
 SIZE = 128
 QUESTIONS = 50
+PARTS = ("naming", "asking", "visits", "promise", "cameras", "latency", "cuts")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How many appearances."""
+    """How many appearances, for how long, and what of it all."""
     parser.add_argument("--named", type=int, default=100_000, help="appearances, naming")
     parser.add_argument("--seconds", type=float, default=60.0, help="that cameras are watched")
     parser.add_argument("--cuts", type=int, default=50, help="of one camera")
+    parser.add_argument("--minutes", type=float, default=0.0, help="over which cuts are spread")
+    parser.add_argument("--part", action="append", choices=PARTS, help="nothing but this; again")
     parser.add_argument("--asked", type=int, default=1_000_000, help="appearances, ever here")
 
 
@@ -102,10 +106,18 @@ def asking(folder: Path, n: int) -> Figures:
 
 
 def figures(args: argparse.Namespace) -> Figures:
-    """All, in a folder that is removed afterwards."""
-    few = 50 if args.quick else 1
+    """All parts, or those asked for, in a folder that is removed afterwards."""
+    few, parts = 50 if args.quick else 1, args.part or PARTS
+    found: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        found = naming(Path(folder), args.named // few) | asking(Path(folder), args.asked // few)
-    found |= visits(args.shared, 4 if args.quick else 1)
-    found |= promise(args.shared, args.quick)
-    return found | figures_of_cameras(args)
+        if "naming" in parts:
+            found |= naming(Path(folder), args.named // few)
+        if "asking" in parts:
+            found |= asking(Path(folder), args.asked // few)
+    if "visits" in parts:
+        found |= visits(args.shared, 4 if args.quick else 1)
+    if "promise" in parts:
+        found |= promise(args.shared, args.quick)
+    if {"cameras", "latency", "cuts"} & set(parts):
+        found |= figures_of_cameras(args, parts)
+    return found

@@ -8,7 +8,8 @@ memory in all, `cameras4.base_mb` that before the first camera, with both networ
 `second_camera_mb` what a second one adds to the first. `cuts.recovered` counts the cuts after which
 frames came again, with one `camera_lost` and one `camera_back` told in between, of `cuts.made`;
 `cuts.grown_mb`, `cuts.grown_threads` and `cuts.grown_fds` are what the process gained from the
-third cut to the last.
+third cut to the last. With `--minutes` the cuts are spread over so long, else each follows the
+recovery from the last.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from bench.pipeline_clips import SAMPLE
+from bench.service_latency import latency
 
 Figures = dict[str, float | str | None]
 ROOT = Path(__file__).parents[1]
@@ -142,15 +144,18 @@ def together(url: str, count: int, seconds: float) -> dict[str, float]:
     }
 
 
-def cut(url: str, cuts: int) -> Figures:
-    """One camera that is cut again and again."""
+def cut(url: str, cuts: int, minutes: float) -> Figures:
+    """One camera that is cut again and again, spread over some minutes."""
     there = urlsplit(url)
     relay = Relay("127.0.0.1", there.port or 554)
     recovered, marks = 0, list[dict[str, float]]()
     with watched(f"rtsp://127.0.0.1:{relay.port}{there.path}") as child:
         ask(child, "start")
         wait_for(child, "frames_min", 5)
+        begun = time.monotonic()
         for number in range(cuts):
+            due = begun + 60 * minutes * (number + 1) / cuts
+            time.sleep(max(0.0, due - time.monotonic()))
             relay.cut()
             lost = wait_for(child, "lost", number + 1)
             back = lost and wait_for(child, "back", number + 1)
@@ -159,25 +164,33 @@ def cut(url: str, cuts: int) -> Figures:
             if done:
                 marks.append(done)
     begin, end = marks[min(2, len(marks) - 1)], marks[-1]
-    grown = {f"cuts.grown_{k}": end[k] - begin[k] for k in ("threads", "fds")}
-    grown["cuts.grown_mb"] = end["rss_mb"] - begin["rss_mb"]
-    return {"cuts.made": float(cuts), "cuts.recovered": float(recovered), **grown}
+    found = {f"cuts.grown_{k}": end[k] - begin[k] for k in ("threads", "fds")}
+    found |= {"cuts.grown_mb": end["rss_mb"] - begin["rss_mb"], "cuts.rss_mb": end["rss_mb"]}
+    found |= {"cuts.made": float(cuts), "cuts.recovered": float(recovered)}
+    return {**found, "cuts.minutes": (time.monotonic() - begun) / 60}
 
 
-def figures_of_cameras(args: argparse.Namespace) -> Figures:
-    """See the module's text. Nothing without ffmpeg and GStreamer's server."""
+def figures_of_cameras(args: argparse.Namespace, parts: Collection[str]) -> Figures:
+    """See the module's text. `parts` are "cameras", "latency", "cuts". Nothing without ffmpeg and
+    GStreamer's server."""
     asked = [SYSTEM_PYTHON, "-c", "import gi; gi.require_version('GstRtspServer', '1.0')"]
     missing = shutil.which("ffmpeg") is None or not Path(SYSTEM_PYTHON).exists()
     if missing or subprocess.run(asked, capture_output=True, check=False).returncode:
         print("service: no ffmpeg or no GstRtspServer: no cameras", file=sys.stderr)
         return {"service.cameras4.fps_min": None, "service.cuts.recovered": None}
-    seconds = 5.0 if args.quick else args.seconds
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder), 60.0) as url:
-        four, one, two = (together(url, n, seconds) for n in (4, 1, 2))
-        cuts = cut(url, 3 if args.quick else args.cuts)
-    found: Figures = {f"cameras4.{key}": value for key, value in four.items()}
-    found["second_camera_mb"] = two["rss_mb"] - one["rss_mb"]
-    return {f"service.{key}": value for key, value in (found | cuts).items()}
+    seconds: float = 5.0 if args.quick else args.seconds
+    found: Figures = {}
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder), 60 + args.minutes) as url:
+        if "cameras" in parts:
+            four, one, two = (together(url, n, seconds) for n in (4, 1, 2))
+            found |= {f"cameras4.{key}": value for key, value in four.items()}
+            found["second_camera_mb"] = two["rss_mb"] - one["rss_mb"]
+        if "latency" in parts:
+            told = latency(Path(folder), url, 4, seconds)
+            found |= {f"cameras4.{key}": value for key, value in told.items()}
+        if "cuts" in parts:
+            found |= cut(url, 3 if args.quick else args.cuts, 0.0 if args.quick else args.minutes)
+    return {f"service.{key}": value for key, value in found.items()}
 
 
 def main() -> None:
