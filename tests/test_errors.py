@@ -21,7 +21,7 @@ LANGUAGE = {
 }
 COMMAND_LINE = {"BadParameter", "Exit", "SystemExit"}
 # What never leaves its part: an answer of the service, and an event that is sent again.
-INSIDE = {"serve": {"Refused"}, "wires": {"Undelivered"}}
+INSIDE = {"serve": {"Refused"}, "wires": {"Undelivered", "NotYet", "NotTaken"}}
 
 
 def raised(path: Path) -> list[tuple[int, str]]:

@@ -57,6 +57,7 @@ class Cameras:
         sinks: SinksOf | None = None,
         tell: Tell | None = None,
         again: float | None = AGAIN,
+        address: Callable[[str], str] = str,
     ) -> None:
         """Put them together; `add` starts one.
 
@@ -67,11 +68,12 @@ class Cameras:
             tell: takes `camera_lost` and `camera_back` (see docs/events.md) of a live source that
                 was there once.
             again: seconds until a camera that gave up is tried again; None: never.
+            address: what is opened for the source of a camera, where that names something else.
         """
         self._make = partial(
             Identifier, describer, gallery, settings, threshold=threshold, bank=bank
         )
-        self._again = again
+        self._again, self._address = again, address
         self._sinks_of, self._tell = sinks or _no_sinks, tell or (lambda event: None)
         self._lock = threading.Lock()
         self._cameras: dict[str, Camera] = {}
@@ -86,7 +88,7 @@ class Cameras:
             if spec.name in self._cameras:
                 raise ArgumentError(f"there is a camera {spec.name!r} already: choose another name")
             sinks = self._sinks_of(spec.name)
-            camera = Camera(spec, self._make(), sinks, self._tell, self._again)
+            camera = Camera(spec, self._make(), sinks, self._tell, self._again, self._address)
             self._cameras[spec.name] = camera
         camera.start()
         return camera

@@ -52,10 +52,11 @@ class Camera:
         sinks: Iterable[Sink],
         tell: Tell,
         again: float | None,
+        address: Callable[[str], str] = str,
     ) -> None:
         self.spec, self.failure = spec, None
         self._identifier, self._sinks, self._tell = identifier, tuple(sinks), tell
-        self._again = again
+        self._again, self._address = again, address
         self._stop = Stop()
         self._news = threading.Condition()
         self._state, self._since, self._error = State.CONNECTING, datetime.now(UTC), ""
@@ -141,7 +142,7 @@ class Camera:
     def _watch(self) -> Iterable[Event]:
         self._began = time.monotonic()
         return self._identifier.watch(
-            self.spec.source,
+            self._address(self.spec.source),
             name=self.spec.name,
             every=self.spec.every,
             on_frame=self._on_frame,

@@ -12,8 +12,9 @@ from typing import Any
 from edgeface.cameras import CameraSpec
 from edgeface.errors import ArgumentError
 from edgeface.sightings import Expiry
-from edgeface.wires import MqttOptions, WebhookOptions
-from edgeface.wires.tables import mqtt_of, webhook_of
+from edgeface.wires import FrigateOptions, MqttOptions, WebhookOptions
+from edgeface.wires.frigate import address
+from edgeface.wires.tables import frigate_of, mqtt_of, webhook_of
 
 PORT = 8377
 LONGEST_SECRET = 4096  # bytes of a file that holds a token
@@ -40,6 +41,7 @@ class ServiceSettings:
     expiry: Expiry = field(default_factory=Expiry)
     mqtt: MqttOptions | None = field(default=None, repr=False)  # where events are published
     webhooks: tuple[WebhookOptions, ...] = field(default=(), repr=False)  # where they are posted
+    frigate: FrigateOptions | None = field(default=None, repr=False)  # whose cameras are watched
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -66,6 +68,8 @@ class ServiceSettings:
             raise ArgumentError(f"a camera is called {slashed[0]!r}: leave out the /")
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ArgumentError(f"two cameras are called {twice[0]!r}: give each its own name")
+        for spec in self.cameras:
+            address(self.frigate, spec.source)
         if "://" in self.gallery and self.data is None:
             raise ArgumentError(
                 "the gallery is on a server: say with `data` (EDGEFACE_DATA) in which folder "
@@ -117,6 +121,8 @@ def load(
     expiry = _expiry(found.pop("expiry", {}))
     if "mqtt" in found:
         found["mqtt"] = mqtt_of(found["mqtt"])
+    if "frigate" in found:
+        found["frigate"] = frigate_of(found["frigate"])
     found["webhooks"] = tuple(map(webhook_of, found.pop("webhooks", [])))
     return _made(found, tuple(specs), expiry)
 
@@ -127,7 +133,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "read_token": (str,), "read_token_file": (str, Path),
     "cameras": (list,), "model": (str,), "threads": (int,), "threshold": (float, int),
     "learn": (bool,), "crops": (bool,), "expiry": (dict,),
-    "mqtt": (dict,), "webhooks": (list,),
+    "mqtt": (dict,), "webhooks": (list,), "frigate": (dict,),
 }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from edgeface.serve.preview import Stills
 from edgeface.settings import Settings
 from edgeface.sightings import Recorder, Sightings
 from edgeface.types import Threshold
+from edgeface.wires.frigate import address
 from edgeface.wires.tables import wires
 
 log = logging.getLogger(__name__)
@@ -70,12 +71,15 @@ class Service:
             threshold=fixed,
             sinks=lambda name: [Recorder(store, crops=settings.crops)],
             tell=store.log,
+            address=lambda source: address(settings.frigate, source),
         )
         self.wires = wires(
             store,
             settings.mqtt,
             settings.webhooks,
+            settings.frigate,
             cameras=self._up,
+            source=self._source,
             beside=settings.beside,
         )
         self.started = datetime.now(UTC)
@@ -124,6 +128,9 @@ class Service:
 
     def _up(self) -> dict[str, bool]:
         return {c.spec.name: c.state().state is State.RUNNING for c in self.cameras}
+
+    def _source(self, camera: str) -> str:
+        return next((c.spec.source for c in self.cameras if c.spec.name == camera), "")
 
     def is_gone(self) -> bool:
         """Whether somebody has taken the gallery's file away."""

@@ -4,7 +4,8 @@ Each wire reads the log in a thread of its own, so that cameras never wait for i
 a restart where it was.
 """
 
+from edgeface.wires.frigate import Frigate, FrigateOptions
 from edgeface.wires.mqtt import Mqtt, MqttOptions
 from edgeface.wires.webhook import Webhook, WebhookOptions
 
-__all__ = ["Mqtt", "MqttOptions", "Webhook", "WebhookOptions"]
+__all__ = ["Frigate", "FrigateOptions", "Mqtt", "MqttOptions", "Webhook", "WebhookOptions"]

@@ -162,6 +162,18 @@ class Mqtt:
         self._client.loop_stop()
         return ended
 
+    def update(self, content: Mapping[str, Any]) -> None:
+        """Publish what somebody else found out, at `tracked_object_update` below the prefix, in the
+        form that Frigate gives its own. For any thread.
+
+        Raises:
+            Undelivered: the broker is away.
+        """
+        if not self._connected.is_set():
+            raise Undelivered("the MQTT broker is away")
+        body = json.dumps(content, ensure_ascii=False)
+        self._client.publish(f"{self._options.prefix}/tracked_object_update", body, qos=1)
+
     # In the client's thread
 
     def _on_connect(self, client: paho.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:

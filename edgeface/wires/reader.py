@@ -30,6 +30,10 @@ class Undelivered(Exception):  # noqa: N818 - not a defect: it is tried again
     """An event was not taken; says why."""
 
 
+class NotYet(Undelivered):
+    """What an event is about is not there yet; nothing is wrong, so nobody is warned."""
+
+
 class Reader:
     """Calls `deliver` with every event of the log from where it was, tries again with growing
     pauses while that raises `Undelivered`, and passes over what is older than `max_age` seconds by
@@ -96,7 +100,8 @@ class Reader:
                 if not self._batch():
                     self._news.wait(LOOK)
             except Undelivered as error:
-                log.warning("%s: %s", self._name, error)
+                level = logging.DEBUG if isinstance(error, NotYet) else logging.WARNING
+                log.log(level, "%s: %s", self._name, error)
                 self._done.wait(LOOK)
             except EdgefaceError as error:
                 log.error("%s: the log cannot be read: %s", self._name, error)
@@ -138,7 +143,7 @@ class Reader:
         """Deliver an event or see it expire; False when asked to end before."""
         failures = 0
         while not self._done.is_set():
-            if _age(event) > self._max_age:
+            if age(event) > self._max_age:
                 self.expired += 1
                 log.warning("%s: event %s was not taken in time", self._name, event["id"])
                 return True
@@ -174,6 +179,7 @@ class Reader:
             log.error("%s: how far it came cannot be kept: %s", self._name, error)
 
 
-def _age(event: Event) -> float:
+def age(event: Event) -> float:
+    """Seconds since an event."""
     at = datetime.fromisoformat(event["ts"])
     return time.time() - at.astimezone(UTC).timestamp()

@@ -87,7 +87,7 @@ class Webhook:
                 without one it begins with what is new.
         """
         self._store, self._options = store, options
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._opener = urllib.request.build_opener(NoRedirect)
         name = f"webhook {redact(options.url)}"
         self.reader = Reader(store, name, self._deliver, max_age=options.max_age, place=place)
 
@@ -150,6 +150,8 @@ def multipart(parts: dict[str, tuple[str, bytes]]) -> tuple[bytes, str]:
     return b"".join(rows), f"multipart/form-data; boundary={boundary}"
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for an answer: what was sent to one place goes to no other."""
+
     def redirect_request(self, *_: Any) -> None:
         return None
