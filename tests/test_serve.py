@@ -165,7 +165,7 @@ def test_every_route_answers_as_the_document_says(  # noqa: PLR0915 - each once
     ask("post", "/v1/people/{id}/split", json={"sightings": [second]}, **whose)
     named = ask("patch", "/v1/people/{id}", json={"name": "Ben", "was": stranger.name}, **whose)
     assert named["person"]["kind"] == "known" and named["changes"][0]["action"] == "name"
-    ask("post", "/v1/people/{id}/not-this", json={"sighting": first}, **whose)
+    ask("post", "/v1/people/{id}/not-this", json={"sightings": [first]}, **whose)
     ask("post", "/v1/people/merge", json={"into": stranger.id, "others": [other.id]})
     changes = ask("get", "/v1/history")["changes"]
     assert changes[0]["action"] == "merge"

@@ -55,7 +55,7 @@ def test_a_stranger_is_one_trial_whatever_is_said_of_them(
     assert outcome(client) == (0, 1, None)
 
     path = f"/v1/people/{ann.id}/not-this"
-    parted = client.post(path, json={"sighting": wrong}).json()
+    parted = client.post(path, json={"sightings": [wrong]}).json()
     assert outcome(client)[:2] == (1, 2)
     other = client.get(f"/v1/sightings/{wrong}").json()["person_id"]
     client.patch(f"/v1/people/{other}", json={"name": "Cleo"})  # they stay one trial
@@ -110,7 +110,7 @@ def test_a_name_that_somebody_gave_is_no_mistake_of_the_threshold(
     client.patch(f"/v1/people/{stranger.id}", json={"name": "Ben"})
     with service.store.file.read() as execute:
         assert {s for (s,) in execute("SELECT status FROM appearance")} == {"stranger"}
-    client.post(f"/v1/people/{stranger.id}/not-this", json={"sighting": first})
+    client.post(f"/v1/people/{stranger.id}/not-this", json={"sightings": [first]})
     assert outcome(client)[0] == 0 and second
 
 
@@ -125,7 +125,7 @@ def test_the_promise_is_that_of_the_threshold_and_a_broken_one_is_told_of(
     assert kind_of(origin) == "card:fpir=1e-3"
     for number in range(1, 7):
         wrong = mistaken(service, number, ann, row_of(number + 10))
-        answer = client.post(f"/v1/people/{ann.id}/not-this", json={"sighting": wrong})
+        answer = client.post(f"/v1/people/{ann.id}/not-this", json={"sightings": [wrong]})
         assert answer.status_code == 200, answer.text
     assert outcome(client) == (6, 6, "more")
 

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from serving import serving
-from test_serve import describer, row_of, service  # noqa: F401 - fixtures
+from test_serve import describer, near128, row_of, service  # noqa: F401 - fixtures
 from test_sightings import event
 
 from edgeface.serve.service import Service
@@ -58,12 +58,50 @@ def test_who_was_said_to_be_somebody_else_is_not_offered(
 ) -> None:
     ann = service.gallery.enroll("Ann", row_of(1)[None])
     first = came(service, "a", 1, row_of(1), ann)
-    client.post(f"/v1/people/{ann.id}/not-this", json={"sighting": first})
+    client.post(f"/v1/people/{ann.id}/not-this", json={"sightings": [first]})
     stranger = service.store.residents.get(client.get(f"/v1/sightings/{first}").json()["person_id"])
     came(service, "b", 2, row_of(1), stranger)
     (visit,) = client.get("/v1/visits").json()["visits"]
     assert visit["kind"] == "stranger" and len(visit["sightings"]) == 2
     assert visit["sum"]["name"] is None
+
+
+def test_a_no_is_remembered_of_strangers_and_of_nobody(
+    service: Service, client: httpx.Client
+) -> None:
+    ann = service.gallery.enroll("Ann", row_of(1)[None])
+    stranger = service.gallery.add_stranger(near128(row_of(1), 5, 0.3))
+    here = came(service, "a", 1, near128(row_of(1), 5, 0.3), stranger)
+    nobody = [came(service, c, n, near128(row_of(1), 7, 0.3)) for n, c in enumerate("ab", 30)]
+    path = f"/v1/people/{ann.id}/not-this"
+
+    def alike() -> dict:
+        (found,) = client.get(f"/v1/people/{stranger.id}").json()["resembles"]
+        return found
+
+    assert alike()["near"] and not alike()["different"]
+    change = client.post(path, json={"person": stranger.id}).json()["changes"][0]
+    assert (change["action"], change["count"]) == ("different", 0)
+    assert alike()["different"]
+    assert client.post(path, json={"person": stranger.id}).json()["changes"] == []
+    assert client.patch(f"/v1/people/{stranger.id}", json={"name": "Ann"}).status_code == 409
+    client.post(f"/v1/history/{change['id']}/undo")
+    assert not alike()["different"]
+
+    (change,) = client.post(path, json={"sightings": nobody}).json()["changes"]
+    assert (change["action"], change["count"]) == ("not_this", 2)
+    for body, status in (
+        ({}, 400),
+        ({"person": None}, 400),
+        ({"person": "7"}, 400),
+        ({"person": ann.id}, 400),
+        ({"person": 999}, 404),
+        ({"person": stranger.id, "sightings": nobody}, 400),
+        ({"sightings": [999]}, 404),
+        ({"sightings": [here]}, 409),  # of the stranger: say that they differ
+    ):
+        answer = client.post(path, json=body)
+        assert answer.status_code == status, (body, answer.text)
 
 
 def test_known_people_need_no_sum(service: Service, client: httpx.Client) -> None:

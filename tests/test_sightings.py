@@ -140,7 +140,7 @@ def test_merge_split_not_this_and_what_other_programs_do(store, gallery) -> None
     assert store.row(b).name == "stranger-2"
     gallery.merge("Ann", "stranger-2")  # as `edgeface gallery merge` does
     assert store.row(b).name == "Ann"
-    change = store.people.not_this(b)
+    change = store.people.not_this(one.id, [b])
     other = store.row(b)
     assert other.name.startswith("stranger-") and other.person_id not in (one.id, two.id)
     assert other.person_id in gallery.different_from(one.id)

@@ -44,7 +44,8 @@ def state(store: Sightings) -> list:
         for p in people
         for s in store.gallery.samples(p[1])
     ]
-    return [[tuple(map(_plain, row)) for row in rows], people, samples]
+    apart = [sorted(store.gallery.different_from(p[0])) for p in people]
+    return [[tuple(map(_plain, row)) for row in rows], people, samples, apart]
 
 
 def _plain(value):
@@ -71,7 +72,9 @@ def test_every_change_is_taken_back_bit_for_bit(store) -> None:
         "name by faces": lambda: people.name(None, "Cleo", [7, 8]),
         "merge": lambda: people.merge(one, [two])[0],
         "split": lambda: people.split(one, [1]),
-        "not this": lambda: people.not_this(2),
+        "not this": lambda: people.not_this(one, [2]),
+        "not this of nobody": lambda: people.not_this(one, [7, 8]),
+        "different": lambda: people.different(one, two),
         "ignore": lambda: people.ignore(two),
         "group": lambda: people.group(two, "courier"),
     }
@@ -87,7 +90,7 @@ def test_changes_are_taken_back_in_any_order(store) -> None:
     people, before = store.people, state(store)
     named = people.name(one, "Ann")
     assert {r.name for r in store.some([1, 2, 5, 6])} == {"Ann"}
-    apart = people.not_this(5)
+    apart = people.not_this(one, [5])
     people.undo(named.id)  # what `apart` would bring back is no longer Ann's
     people.undo(apart.id)
     assert state(store) == before
@@ -104,12 +107,44 @@ def test_what_the_gallery_took_back_can_be_taken_back_here(store) -> None:
 
 def test_a_merge_of_several_is_all_or_nothing(store) -> None:
     one, two = fill(store)
-    store.people.not_this(2)
+    store.people.not_this(one, [2])
     three = store.row(2).person_id
     before = state(store)
     with pytest.raises(GalleryError, match="differ"):
         store.people.merge(one, [two, three])
     assert state(store) == before
+
+
+def test_who_are_said_to_differ_are_never_joined_until_it_is_taken_back(store) -> None:
+    one, two = fill(store)
+    people, gallery = store.people, store.gallery
+    said = people.different(two, one)
+    assert said.count == 0 and gallery.different_from(one) == {two}
+    with pytest.raises(GalleryError, match="different already"):
+        people.different(one, two)
+    with pytest.raises(GalleryError, match="differ"):
+        people.merge(one, [two])
+    people.undo(said.id)
+    assert gallery.different_from(one) == set()
+    again = people.different(one, two)
+    gallery.merge("stranger-1", "stranger-2", force=True)
+    with pytest.raises(GalleryError, match="merged since"):
+        people.undo(again.id)
+    gallery.undo()
+    people.undo(again.id)
+    assert gallery.different_from(one) == set() == gallery.different_from(two)
+
+
+def test_faces_of_nobody_or_of_one_are_not_somebody(store) -> None:
+    one, two = fill(store)
+    people = store.people
+    people.not_this(two, [7, 8])  # of nobody: one stranger, not two
+    (who,) = {row.person_id for row in store.some([7, 8])}
+    assert who not in (one, two, None) and two in store.gallery.different_from(who)
+    with pytest.raises(GalleryError, match="somebody else than"):
+        people.not_this(two, [1])
+    with pytest.raises(GalleryError, match="nobody in"):
+        people.not_this(99, [1])
 
 
 def test_a_change_that_the_gallery_refuses_leaves_all_as_it_was(store) -> None:
@@ -177,7 +212,7 @@ def test_changes_of_people_are_told_as_the_schema_says(store) -> None:
     people.name(one, "Ann")
     people.group(one, "family")
     people.undo(people.merge(one, [two])[0].id)
-    people.not_this(1)
+    people.not_this(one, [1])
     assert people.forget(one) == 3
     for change in told:
         check.validate(change)

@@ -197,6 +197,21 @@ class Editing(Base):
             tables.person(one), tables.person(other)
             tables.link_never(one, other)
 
+    def set_different(self, one: int, other: int) -> Person:
+        """Say, as somebody who knows them, that two people (ids) are different: like `never_same`,
+        and it can be undone. Returns the first; GalleryError if that is known already."""
+        if one == other:
+            raise GalleryError(f"person {one} cannot differ from themselves: give two ids")
+        with self._change() as (tables, _):
+            person, second = tables.person(one), tables.person(other)
+            if (min(one, other), max(one, other)) in tables.links(one):
+                raise GalleryError(
+                    f"{person.name!r} and {second.name!r} are known to be different already"
+                )
+            tables.link_never(one, other)
+            journal.record(tables, "different", {"people": [one, other]}, [one, other])
+            return person
+
     def different_from(self, person_id: int) -> set[int]:
         """The ids of the people who are known to be different from this one."""
         with self._read() as tables:

@@ -23,8 +23,8 @@ KEPT = 10_000  # entries; older ones can no longer be undone
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One change: `action` is enroll, cluster, grow, stranger, rename, merge, split, ignore, group
-    or not_this_person."""
+    """One change: `action` is enroll, cluster, grow, stranger, rename, merge, split, ignore, group,
+    different or not_this_person."""
 
     id: int
     created: float
@@ -206,6 +206,12 @@ def _rejoin(tables: Tables, payload: dict[str, Any], revision: int) -> None:
         tables.drop_person(payload["new"], revision)
 
 
+def _alike_again(tables: Tables, payload: dict[str, Any], revision: int) -> None:
+    one, other = payload["people"]
+    if not tables.unlink(one, other):
+        raise GalleryError("cannot undo: one of the two was merged since, take that back first")
+
+
 _INVERSE = {
     "enroll": _remove_samples,
     "cluster": _remove_many,
@@ -216,5 +222,6 @@ _INVERSE = {
     "split": _rejoin,
     "ignore": _restore_kind,
     "group": _restore_group,
+    "different": _alike_again,
     "not_this_person": _rejoin,
 }

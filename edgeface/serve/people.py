@@ -163,18 +163,26 @@ def parted(call: Call) -> Answer:
 
 
 def not_this(call: Call) -> Answer:
-    """POST people/{id}/not-this: a sighting was not them. {sighting}"""
-    call.only("sighting")
-    person, sighting = _get(call), call.body.get("sighting")
-    if type(sighting) is not int:
-        raise bad(f"sighting is {shown(sighting)}: the id of a sighting is needed", "sighting")
-    (row,) = call.there([sighting])
-    if row.person_id != person.id:
-        raise Refused(409, "changed_since", f"sighting {sighting} is not of {person.name!r}",
-                      {"sighting": row.to_dict()})  # fmt: skip
-    change = call.service.store.people.not_this(sighting)
-    call.service.outcomes.not_this(row, change)
-    return {"person": whole_row(call.service, _get(call)), "changes": [change_row(change)]}
+    """POST people/{id}/not-this: the face of some sightings, or somebody else, is not them, and
+    never is. {sightings} or {person}"""
+    call.only("sightings", "person")
+    person, sightings, other = _get(call), call.ids("sightings"), call.body.get("person")
+    if bool(sightings) == ("person" in call.body):
+        raise bad("give either sightings or a person", "sightings")
+    if sightings:
+        changes = [_not_theirs(call, person, sightings)]
+    elif type(other) is not int:
+        raise bad(f"person is {shown(other)}: a person's id is needed", "person")
+    elif other == person.id:
+        raise bad("nobody is different from themselves", "person")
+    elif _existing(call, other).id in call.service.gallery.different_from(person.id):
+        changes = []
+    else:
+        changes = [call.service.store.people.different(person.id, other)]
+    return {
+        "person": whole_row(call.service, _get(call)),
+        "changes": [change_row(c) for c in changes],
+    }
 
 
 def samples(call: Call) -> Answer:
@@ -201,6 +209,19 @@ def history(call: Call) -> Answer:
 def undone(call: Call) -> Answer:
     """POST history/{id}/undo."""
     return {"change": change_row(call.service.store.people.undo(int(call.path["id"])))}
+
+
+def _not_theirs(call: Call, person: Person, sightings: list[int]) -> Change:
+    """Say of sightings, taken for a person or for nobody, that they are not the person's."""
+    rows = call.there(sightings)
+    for row in rows:
+        if row.person_id not in (person.id, None):
+            raise Refused(409, "changed_since", f"sighting {row.id} is of {row.name!r} by now",
+                          {"sighting": row.to_dict()})  # fmt: skip
+    change = call.service.store.people.not_this(person.id, sightings)
+    for row in rows:
+        call.service.outcomes.not_this(row, change)
+    return change
 
 
 def _judged(call: Call, person: int, new: bool, change: Change) -> None:

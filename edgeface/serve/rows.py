@@ -13,6 +13,7 @@ from edgeface.types import timestamp
 
 Answer = dict[str, Any]
 ALIKE = 3  # people that somebody is said to resemble
+NEAR = 0.1  # cosine below the threshold of a name at which it is still asked about
 
 
 def change_row(change: Change) -> Answer:
@@ -58,6 +59,7 @@ def whole_row(service: Service, person: Person) -> Answer:
             "name": match.name,
             "similarity": round(match.similarity, 4),
             "threshold": needs.value,
+            "near": match.similarity >= needs.value - NEAR,
             "different": match.person_id in different,
         }
         for match in sorted(best.values(), key=lambda m: -m.similarity)[:ALIKE]

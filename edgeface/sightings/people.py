@@ -124,14 +124,27 @@ class People:
             apart = self._parting(who, rows)
         return self._make("split", "person_split", apart, lambda *_: list(sightings))
 
-    def not_this(self, sighting: int) -> Change:
-        """Say that an appearance is not the person it was taken for. The face becomes a stranger,
-        who is never joined with them."""
-        row = self._store.row(sighting)
-        if row.person_id is None:
-            raise GalleryError(f"sighting {sighting} is nobody's: name it instead")
-        apart = self._parting(self._store.residents.get(row.person_id), [row])
-        return self._make("not_this", "person_split", apart, lambda *_: [sighting])
+    def not_this(self, person: int, sightings: Sequence[int]) -> Change:
+        """Say that the face of some appearances, taken for a person or for nobody, is not that
+        person's. It becomes a stranger, who is never joined with them.
+
+        Raises:
+            GalleryError: unknown ids, or an appearance of somebody else.
+        """
+        who, rows = self._store.residents.get(person), self._store.some(sightings)
+        if strange := [row.id for row in rows if row.person_id not in (who.id, None)]:
+            raise GalleryError(
+                f"sightings {strange} are of somebody else than {who.name!r}: say that they differ"
+            )
+        apart = self._parting(who, rows)
+        return self._make("not_this", "person_split", apart, lambda *_: list(sightings))
+
+    def different(self, person: int, other: int) -> Change:
+        """Say that two people, who may look alike, are different: they are never joined, nor is
+        one offered as the other's name. The change moves no appearance."""
+        one, other = (self._store.residents.get(number).id for number in (person, other))
+        apart = lambda: self._store.gallery.set_different(one, other)  # noqa: E731
+        return self._make("different", "person_split", apart)
 
     def ignore(self, person: int, on: bool = True) -> Change:
         """Recognise a person without telling of them, or tell of them again."""

@@ -401,6 +401,11 @@ class Tables(Values):
         )
         return [(int(a), int(b)) for a, b in rows]
 
+    def unlink(self, one: int, other: int) -> bool:
+        """Whether they were known to differ; they are not any more."""
+        pair = (min(one, other), max(one, other))
+        return bool(self.execute("DELETE FROM cannot_link WHERE a = ? AND b = ? RETURNING a", pair))
+
     def link_never(self, one: int, other: int) -> None:
         self.execute(
             "INSERT INTO cannot_link VALUES (?, ?) ON CONFLICT DO NOTHING",

@@ -2,7 +2,7 @@
 import { get, remove, send } from "./api.js";
 import { about, forgotten, opened } from "./people.js";
 import { naming } from "./today.js";
-import { button, counted, el, face, nameField, nothing, toast } from "./ui.js";
+import { button, counted, el, face, nameField, nothing, question, toast } from "./ui.js";
 
 let open = null; // the card whose name line is open
 
@@ -33,11 +33,14 @@ async function card(person, refresh) {
   const show = async () => {
     open = person.id;
     const whole = await get(`people/${person.id}`);
+    const alike = whole.resembles.filter((other) => !other.different);
+    const near = alike[0]?.near ? alike.shift() : null;
     const field = nameField("Name", "", (name) => named(person, name, refresh));
     line.replaceChildren(
+      near ? question(near.name, scored(near), () => named(person, near.name, refresh), () => denied(person, near, refresh)) : "",
       field,
-      el("div", { className: "bar" }, whole.resembles.filter((other) => !other.different).map((other) =>
-        button(el("span", {}, el("bdi", { className: "name" }, other.name), ` ${other.similarity.toFixed(2)}, needs ${other.threshold.toFixed(2)}`), () => named(person, other.name, refresh)))),
+      el("div", { className: "bar" }, alike.map((other) =>
+        button(el("span", {}, el("bdi", { className: "name" }, other.name), ` ${scored(other)}`), () => named(person, other.name, refresh)))),
     );
     field.input.focus();
   };
@@ -62,6 +65,14 @@ async function named(person, name, refresh) {
   const answer = await send("PATCH", `people/${person.id}`, { name });
   document.activeElement?.blur?.();
   toast(`Named ${counted(answer.person.visits.count, "visit")} ${answer.person.name}`, answer.changes, refresh);
+  refresh();
+}
+
+const scored = (other) => `${other.similarity.toFixed(2)}, needs ${other.threshold.toFixed(2)}`;
+
+async function denied(person, other, refresh) {
+  const answer = await send("POST", `people/${other.id}/not-this`, { person: person.id });
+  toast(`Not ${other.name}`, answer.changes, refresh);
   refresh();
 }
 

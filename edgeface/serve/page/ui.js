@@ -28,6 +28,10 @@ export async function run(action, control) {
   }
 }
 
+// "Ben? Yes / No" about a face; the answer no is remembered.
+export const question = (name, why, yes, no) =>
+  el("div", { className: "bar ask", role: "group", ariaLabel: `${name}?` }, el("span", {}, el("bdi", { className: "name" }, name), "?", why && el("span", { className: "soft" }, ` ${why}`)), button("Yes", yes, "main"), button("No", no));
+
 let hiding;
 export function toast(text, changes = [], done = () => {}) {
   const box = document.getElementById("toast");
