@@ -56,3 +56,7 @@ class BankError(EdgefaceError):
 
 class CalibrationError(EdgefaceError):
     """A threshold cannot be derived from the given impostors."""
+
+
+class BackupError(EdgefaceError):
+    """A backup is damaged or no backup, or it would take the place of something."""

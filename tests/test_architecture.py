@@ -68,6 +68,7 @@ LAYERS = {
         "tidy",
         "cameras",
         "wires",
+        "backup",
     },
     4: {"serve"},
     5: {"cli"},

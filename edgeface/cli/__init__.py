@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from edgeface.cli.backup import backup, restore
 from edgeface.cli.cluster import cluster
 from edgeface.cli.failures import explain
 from edgeface.cli.identify import identify
@@ -31,7 +32,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (enroll, identify, verify, calibrate, cluster, serve, sightings, doctor):
+for verb in (
+    enroll,
+    identify,
+    verify,
+    calibrate,
+    cluster,
+    serve,
+    sightings,
+    backup,
+    restore,
+    doctor,
+):
     app.command()(verb)
 app.add_typer(people, name="gallery")
 app.add_typer(models, name="models")

@@ -19,6 +19,7 @@ from edgeface.wires.tables import frigate_of, mqtt_of, webhook_of
 PORT = 8377
 LONGEST_SECRET = 4096  # bytes of a file that holds a token
 SHORTEST_TOKEN = 16  # characters
+NO_GALLERY = "no gallery: name one in the settings, as `gallery`, or in EDGEFACE_GALLERY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,12 @@ class ServiceSettings:
     def beside(self) -> Path:
         """The path that the service's own files are named after: `.cameras.json`, `.token` and, of
         a gallery that is a file, `.sightings` are put behind it."""
-        return Path(self.gallery) if self.data is None else self.data / "edgeface"
+        return beside(self.gallery, self.data)
+
+
+def beside(gallery: str, data: Path | None) -> Path:
+    """See `ServiceSettings.beside`."""
+    return Path(gallery) if data is None else data / "edgeface"
 
 
 def is_loopback(host: str) -> bool:
@@ -114,9 +120,7 @@ def load(
         if path is not None and name not in found:
             found[name] = _secret(Path(path))
     if not found.get("gallery"):
-        raise ArgumentError(
-            "no gallery: name one in the settings, as `gallery`, or in EDGEFACE_GALLERY"
-        )
+        raise ArgumentError(NO_GALLERY)
     specs = list(map(_camera, found.pop("cameras", [])))
     expiry = _expiry(found.pop("expiry", {}))
     if "mqtt" in found:
@@ -125,6 +129,23 @@ def load(
         found["frigate"] = frigate_of(found["frigate"])
     found["webhooks"] = tuple(map(webhook_of, found.pop("webhooks", [])))
     return _made(found, tuple(specs), expiry)
+
+
+def place(
+    file: Path | None, environment: Mapping[str, str], gallery: str | None
+) -> tuple[str, Path | None]:
+    """The gallery that settings name, and the folder of the service's own files if it has one. No
+    secret is read: they may be for the service's eyes alone.
+
+    Raises:
+        ArgumentError: as for `load`, of what is needed here.
+    """
+    found = {} if file is None else _of_file(file)
+    found |= _of_environment(environment)
+    path = gallery or found.get("gallery")
+    if not path:
+        raise ArgumentError(NO_GALLERY)
+    return path, None if found.get("data") is None else Path(found["data"])
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
