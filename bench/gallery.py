@@ -6,9 +6,8 @@ for which the gallery's best similarity is the best there is. Searches of the ga
 hnswlib (the same graph, the same number of candidates) and of faiss alternate, one probe at a time,
 and in batches of 64; each goes through the probes in an order of its own, as what one has just
 looked at is in the cache for the next. `insert_ms` is one picture and one commit, `bulk_insert_ms`
-one of 200 in `Gallery.batch`. `open_s` has the index beside the file, `open_cold_s` has not; then
-a sketch answers until the graph is built (`cold_*`). Both are of a process that does nothing else,
-and `peak_memory_mib` is what that process took at most to open the gallery and to search it.
+one of 200 in `Gallery.batch`. What opening takes, and searches while the index is written, is said
+in `gallery_opening`.
 """
 
 from __future__ import annotations
@@ -16,11 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import gallery_opening
 from edgeface.gallery import Gallery
 from edgeface.gallery.exchange import Table
 from edgeface.gallery.index import mirror
@@ -109,11 +105,6 @@ def alternate(probes: Array, calls: dict[str, Callable[[Array], Any]]) -> dict[s
     return {name: float(np.median(t)) for name, t in times.items()}
 
 
-def strict(similarities: Array, truth: Array) -> float:
-    """The share of probes whose best similarity is the best there is."""
-    return float(np.mean(similarities >= truth - 1e-5))
-
-
 def measure(folder: Path, n: int, size: int, peers: bool) -> dict[str, float | str | None]:
     """Everything about a gallery of n pictures."""
     rows, probes = crowd(n, size)
@@ -137,12 +128,15 @@ def measure(folder: Path, n: int, size: int, peers: bool) -> dict[str, float | s
         for i in range(200):
             gallery.enroll(f"one of many {i}", probes[20 + i])
     result["bulk_insert_ms"] = 1e3 * (time.perf_counter() - start) / 200
-    for _ in range(220):
-        gallery.undo()
+    with gallery.batch():
+        for _ in range(220):
+            gallery.undo()
     gallery.close()
     result["bytes_per_template"] = path.stat().st_size / n
     result["index_bytes_per_template"] = cache.stat().st_size / n if cache else 0.0
-    result |= opening(path, cache, probes, truth)
+    result |= gallery_opening.opening(path, cache, probes, truth)
+    if cache is not None:
+        result |= gallery_opening.writing(path, probes)
     return result
 
 
@@ -205,62 +199,16 @@ def searching(
             result[f"qps_ratio_to_{name}"] = one[name] / one["gallery"]
         result[f"{name}.search_ms"] = None if rival is None else 1e3 * one[name]
     return result | {
-        "recall_at_1": strict(np.array([f[0].similarity for f in found], np.float32), truth),
+        "recall_at_1": gallery_opening.strict(
+            np.array([f[0].similarity for f in found], np.float32), truth
+        ),
         "search_ms": 1e3 * one["gallery"],
         "batch_search_ms_each": 1e3 * many["gallery"] / 64,
         "qps_ratio_to_hnswlib": one["hnswlib"] / one["gallery"],
         "batch_qps_ratio_to_hnswlib": many["hnswlib"] / many["gallery"],
-        "hnswlib.recall_at_1": strict(1.0 - distances[:, 0], truth),
+        "hnswlib.recall_at_1": gallery_opening.strict(1.0 - distances[:, 0], truth),
         "hnswlib.search_ms": 1e3 * one["hnswlib"],
         "hnswlib.insert_ms": 1e3 * built,
-    }
-
-
-def opening(
-    path: Path, cache: Path | None, probes: Array, truth: Array
-) -> dict[str, float | str | None]:
-    """How long until the first answer and how much memory, with and without the saved index."""
-    asked = path.with_name("probes.npz")
-    np.savez(asked, probes=probes, truth=truth)
-    warm = _apart(path, asked)
-    if cache is not None:
-        cache.unlink()
-    cold = _apart(path, asked)
-    return {
-        "open_s": warm["open_s"],
-        "peak_memory_mib": warm["peak_memory_mib"],
-        "open_cold_s": cold["open_s"],
-        "cold_search_ms": cold["search_ms"],
-        "cold_recall_at_1": cold["recall_at_1"],
-        "cold_peak_memory_mib": cold["peak_memory_mib"],
-    }
-
-
-def _apart(path: Path, asked: Path) -> dict[str, float]:
-    """`open_and_search` in a process of its own."""
-    command = [sys.executable, "-m", "bench.gallery", str(path), str(asked)]
-    answer = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
-    return dict(json.loads(answer))
-
-
-def open_and_search(path: Path, asked: Path) -> dict[str, float]:
-    """Open a gallery, search it, and say what that took."""
-    with np.load(asked) as file:
-        probes, truth = file["probes"][:200], file["truth"][:200]
-    start = time.perf_counter()
-    with Gallery.open(path) as gallery:
-        gallery.search(probes[0], K)
-        opened = time.perf_counter() - start
-        start = time.perf_counter()
-        found = gallery.search_many(probes, 1)
-        searched = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    best = np.array([f[0].similarity for f in found], np.float32)
-    return {
-        "open_s": opened,
-        "search_ms": 1e3 * searched / len(probes),
-        "recall_at_1": strict(best, truth),
-        "peak_memory_mib": peak,
     }
 
 
@@ -292,7 +240,7 @@ def rivals(rows: Array, probes: Array, truth: Array) -> dict[str, Rival | None]:
         start = time.perf_counter()
         call = functools.partial(search, build(rows))
         built = 1e3 * (time.perf_counter() - start) / len(rows)
-        result[name] = Rival(call, built, strict(call(probes), truth))
+        result[name] = Rival(call, built, gallery_opening.strict(call(probes), truth))
     return result
 
 
@@ -353,7 +301,7 @@ def churn(size: int, n: int) -> float:
         graph.add(new, rows[new])
     _, kept = graph.contents()
     truth = topk(probes, kept, 1, threads=THREADS)[1][:, 0]
-    return strict(graph.search(probes, K)[1][:, 0], truth)
+    return gallery_opening.strict(graph.search(probes, K)[1][:, 0], truth)
 
 
 def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
@@ -374,7 +322,3 @@ def figures(args: argparse.Namespace) -> dict[str, float | str | None]:
     result |= {f"gallery.{k}": v for k, v in crossover(args.dimensions, counts).items()}
     result["gallery.churn.recall_at_1"] = churn(args.dimensions, 900 if args.quick else 9000)
     return result
-
-
-if __name__ == "__main__":
-    print(json.dumps(open_and_search(Path(sys.argv[1]), Path(sys.argv[2]))))

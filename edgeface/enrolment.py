@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
 
 import numpy as np
 
@@ -13,13 +15,15 @@ from edgeface import images
 from edgeface.cohort import Progress
 from edgeface.describe import Describer
 from edgeface.detect import SURE
-from edgeface.errors import ArgumentError, ImageError
+from edgeface.errors import ArgumentError, GalleryError, ImageError
 from edgeface.gallery import Gallery, Kind, Person
+from edgeface.gallery.records import check_name
 from edgeface.recognisability import ENROLLED
 from edgeface.types import Face, Flaw
 
 OnBad = Callable[[ImageError], object]
 FacePolicy = Literal["require_one", "largest", "skip"]
+GROUP_SECONDS = 1.0  # how long somebody may wait to be committed together with others
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,95 @@ def choose(
         for _, reason in bad:
             on_bad(reason)
     return Chosen(taken, sources, tuple((label, str(e)) for label, e in bad))
+
+
+def store(gallery: Gallery, name: str, chosen: Chosen) -> Enrolment:
+    """Add the faces that were chosen for a person to the gallery."""
+    person = gallery.enroll(
+        name,
+        np.stack([f.embedding for f in chosen.faces if f.embedding is not None]),
+        qualities=[f.quality for f in chosen.faces],
+        sources=chosen.sources,
+    )
+    return Enrolment(person, len(chosen.faces), chosen.skipped)
+
+
+class Enrolling:
+    """Enrols many people, several with one commit: to wait for the disk takes longer than to look
+    at a picture. Everybody given before the block ends, or raises, is in the gallery then; `done`
+    has those who are already, in the order they were given.
+
+    Should the process die, those of the last `GROUP_SECONDS` are missing. Nothing is locked while
+    pictures are looked at.
+    """
+
+    def __init__(self, describer: Describer, gallery: Gallery) -> None:
+        self.done: list[Enrolment] = []
+        self._describer, self._gallery = describer, gallery
+        self._waiting: list[tuple[str, Chosen]] = []
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._commit()
+
+    def add(
+        self,
+        name: str,
+        pictures: Iterable[images.Source],
+        *,
+        policy: FacePolicy = "require_one",
+        accept_poor: bool = False,
+        on_bad: OnBad | None = None,
+    ) -> None:
+        """Look at the pictures of one person; see `Identifier.enroll`. What is wrong with them is
+        raised here, and nobody else is concerned."""
+        name = check_name(name)
+        chosen = choose(self._describer, name, pictures, policy, on_bad, accept_poor=accept_poor)
+        if not self._waiting:
+            self._since = time.monotonic()
+        self._waiting.append((name, chosen))
+        if time.monotonic() - self._since >= GROUP_SECONDS:
+            self._commit()
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        failed: GalleryError | None = None
+        done: list[Enrolment] = []
+        try:
+            with self._gallery.batch():
+                for name, chosen in waiting:
+                    try:
+                        done.append(store(self._gallery, name, chosen))
+                    except GalleryError as error:
+                        failed = error
+                        raise
+        except GalleryError:
+            if failed is None:  # nobody's fault: the commit itself
+                raise
+            done, failed = self._one_by_one(waiting)
+        self.done += done
+        if failed is not None:
+            raise failed
+
+    def _one_by_one(
+        self, waiting: list[tuple[str, Chosen]]
+    ) -> tuple[list[Enrolment], GalleryError | None]:
+        """Who can be enrolled of a group in which somebody cannot, and the last reason."""
+        done, failed = list[Enrolment](), None
+        for name, chosen in waiting:
+            try:
+                done.append(store(self._gallery, name, chosen))
+            except GalleryError as error:
+                failed = error
+        return done, failed
 
 
 def resembling(

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from edgeface import images, video
 from edgeface.answers import ask_bank, complete
 from edgeface.calibrate import Calibration, calibrate
@@ -18,7 +16,16 @@ from edgeface.decide import decide_together
 from edgeface.describe import Describer
 from edgeface.detect import MAX_SIDE, Detector
 from edgeface.embed import DEFAULT, Embedder
-from edgeface.enrolment import Enrolment, FacePolicy, OnBad, choose, one_face, resembling
+from edgeface.enrolment import (
+    Enrolling,
+    Enrolment,
+    FacePolicy,
+    OnBad,
+    choose,
+    one_face,
+    resembling,
+    store,
+)
 from edgeface.errors import ArgumentError
 from edgeface.follow import Follower
 from edgeface.gallery import Gallery, GrowthRules, Kind
@@ -236,14 +243,16 @@ class Identifier(Closing):
             GalleryError: the name is not acceptable.
         """
         chosen = choose(self.describer, name, pictures, policy, on_bad, accept_poor=accept_poor)
-        embeddings = np.stack([f.embedding for f in chosen.faces if f.embedding is not None])
-        person = self.gallery.enroll(
-            name,
-            embeddings,
-            qualities=[f.quality for f in chosen.faces],
-            sources=chosen.sources,
-        )
-        return Enrolment(person, len(chosen.faces), chosen.skipped)
+        return store(self.gallery, name, chosen)
+
+    def enrolling(self) -> Enrolling:
+        """Enrol many people within a block, several with one commit:
+
+        with app.enrolling() as group:
+            for name, pictures in people:
+                group.add(name, pictures)
+        """
+        return Enrolling(self.describer, self.gallery)
 
     def calibrate(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,23 +47,24 @@ def enroll(
     if faces not in {"require_one", "largest", "skip"}:
         raise ArgumentError(f"--faces is {faces!r}; use require_one, largest or skip")
     groups = _groups(what)
-    rows: list[dict[str, Any]] = []
     passed = Passed()
     options = {"model": model, "runtime": runtime, "threads": threads, "max_side": max_side}
-    with opened(gallery, **options) as identifier:
+    with opened(gallery, **options) as identifier, identifier.enrolling() as group:
         for name, files in each(groups, "people"):
             with passed.over(name):
                 _check(name)
                 told = _skipped if faces == "skip" else passed.tell
-                done = identifier.enroll(
+                group.add(
                     name,
                     files,
                     policy=faces,  # type: ignore[arg-type]
                     accept_poor=accept_poor,
                     on_bad=told,
                 )
-                person = done.person
-                rows.append({"person_id": person.id, "name": person.name, "added": done.added})
+    rows = [
+        {"person_id": done.person.id, "name": done.person.name, "added": done.added}
+        for done in group.done
+    ]
     print_rows(rows, as_json)
     passed.finish()
 

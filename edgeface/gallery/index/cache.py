@@ -7,13 +7,16 @@ wrote: index libraries crash on damaged files, and answer wrongly from foreign o
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from edgeface.atomic import replacing_by_name
-from edgeface.errors import GalleryError
+from edgeface.errors import GalleryError, OutputError
 from edgeface.gallery.storage.tables import Tables
 
 SETTING = "index"  # of the gallery: what the file holds
@@ -51,7 +54,7 @@ class IndexFile:
         path = self.path(tables)
         if path is not None:
             with replacing_by_name(path) as partial:
-                save(partial)
+                _apart(save, partial)
                 contents = _contents(partial, family)
             tables.set(SETTING, contents)
 
@@ -76,6 +79,36 @@ class IndexFile:
         if not re.fullmatch("[0-9a-f]{8}", number):
             return None
         return self._gallery.with_name(f"{self._gallery.name}-index-{number}")
+
+
+# Elsewhere there is no fork, or libraries of the system do not survive it.
+_FORKS = sys.platform.startswith("linux")
+
+
+def _apart(save: Callable[[Path], None], path: Path) -> None:
+    """Let `save` write the file in a copy of this process, as hnswlib keeps Python's lock until it
+    has written everything, and nobody could search meanwhile. The copy shares the memory, does
+    nothing else, and is gone afterwards. OutputError when it fails."""
+    child = None
+    if _FORKS:
+        try:
+            with warnings.catch_warnings():
+                # Other threads do not go on in the copy. Nothing here waits for one of them.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                child = os.fork()
+        except OSError:  # no memory, or no more processes: write it here
+            pass
+    if child is None:
+        save(path)
+    elif child == 0:
+        done = 1
+        try:
+            save(path)
+            done = 0
+        finally:
+            os._exit(done)
+    elif os.waitpid(child, 0)[1]:
+        raise OutputError(f"{path} could not be written: check the disk and its free space")
 
 
 def _contents(path: Path, family: str) -> str:
