@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.service_promise import STRANGERS, promises, warnings
-from bench.service_visits import total, tpir
+from bench.service_visits import total, tpir, whole
 from edgeface.metrics import Interval
 from edgeface.promise import Warned, judge
 from edgeface.types import Template
@@ -37,8 +37,9 @@ def test_two_tracks_of_a_visit_name_whom_neither_names() -> None:
     rows = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0].astype(np.float32)
     ann, ben, other = rows[:3]
     tracks = [(ann + side) / np.sqrt(2) for side in rows[3:5]]
-    both = total([Template(t, 1.0, 1.0, 3) for t in tracks])
-    assert both @ ann > max(t @ ann for t in tracks)
-    gallery = np.stack([ann, ben])
+    visit = [Template(t, 1.0, 1.0, 3) for t in tracks]
+    both, gallery = total(visit), np.stack([ann, ben])
+    assert both @ ann > whole(visit, gallery)[0] > max(t @ ann for t in tracks)
+    assert np.abs(whole(visit, gallery) - whole(visit[::-1], gallery)).max() <= 1e-6
     probes = np.stack([both, (ben + ann + other) / np.sqrt(3)]) @ gallery.T
     assert tpir(probes, np.array([0, 1]), np.array([True, False])) == 100.0

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_sightings import NOW, D, near, unit
 
-from edgeface.sightings.joined import GAP, Visit, visits_of
+from edgeface.sightings.joined import GAP, Visit, fused, visits_of
 from edgeface.sightings.records import Appearance
 
 SAME = 0.3
@@ -107,3 +107,18 @@ def test_nobody_is_twice_before_one_camera() -> None:
 def test_little_to_join(rows: list[Appearance]) -> None:
     assert ids(visits_of(rows, SAME)) == [[r.id] for r in rows]
     assert all(v.template is None for v in visits_of(rows, SAME))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_what_a_visit_says_lies_between_its_sum_and_its_best_view(
+    seed: int, count: int, random
+) -> None:
+    rng = np.random.default_rng(seed)
+    tracks = rng.standard_normal((count, D)).astype(np.float32)
+    tracks /= np.linalg.norm(tracks, axis=1, keepdims=True)
+    total, people = unit(seed % 1000), np.stack([unit(n) for n in range(5)])
+    said = fused(total, tracks, people)
+    pair = np.stack([people @ total, (people @ tracks.T).max(axis=1)])
+    assert (said >= pair.min(axis=0) - 1e-6).all() and (said <= pair.max(axis=0) + 1e-6).all()
+    shuffled = tracks[random.sample(range(count), count)]
+    assert np.abs(fused(total, shuffled, people) - said).max() <= 1e-6

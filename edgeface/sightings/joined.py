@@ -41,6 +41,12 @@ class Visit:
             self._total = summed(self._total, row.template, row.weight)
             self.template = unit(self._total)
 
+    @property
+    def templates(self) -> Array:
+        """What each appearance with a face that was good enough says (t, d), t may be 0."""
+        rows = [row.template for row in self.rows if row.template is not None]
+        return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+
     def similarity(self, row: Appearance) -> float | None:
         """The cosine of an appearance to the visit, 1 for the same person; None if it cannot belong
         to it: it is of another person, too late, or somebody is before that camera already."""
@@ -84,6 +90,17 @@ def unit(total: NDArray[np.float64]) -> Array | None:
     """A sum at length 1, None where nothing had a say."""
     length = float(np.linalg.norm(total))
     return None if length < 1e-12 else (total / length).astype(np.float32)
+
+
+def fused(total: Array, tracks: Array, people: Array) -> Array:
+    """How alike a visit is to each of `people` (n, d) unit rows: the mean of what all its faces say
+    together, the cosine of `total` (d,), and of what the best of its `tracks` (t, d) says. (n,).
+
+    One good view may say more than a sum that poor views dilute, and the sum more than any view; a
+    stranger seldom has both by chance. Strangers reach a threshold by it as often as by one track
+    (`python -m bench service --part visits`), so thresholds keep their meaning.
+    """
+    return np.asarray((people @ total + (people @ tracks.T).max(axis=1)) / 2, np.float32)
 
 
 def _lasts(visit: Visit, at: datetime) -> bool:
