@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 
 from edgeface.describe import Describer
 from edgeface.gallery import Gallery
+from edgeface.serve.access import Access
 from edgeface.serve.app import application
 from edgeface.serve.config import ServiceSettings
-from edgeface.serve.guard import Access
 from edgeface.serve.service import Service
 from edgeface.sightings import Sightings
 

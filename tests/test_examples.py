@@ -439,6 +439,10 @@ def test_the_documents_show_lines_as_they_are_printed(sample: Path, desk: Path) 
                 assert read_card(file).name == shown["name"]
             elif "track" in shown:
                 assert list(shown) == list(first.to_dict()), document.name
+            elif shown.get("type") == "face":  # for Frigate: test_frigate.py has real ones
+                assert list(shown) == ["type", "id", "name", "score", "camera", "timestamp"]
+            elif "success" in shown or "result" in shown:  # test_dialects.py has real ones
+                assert "predictions" in shown or "box" in shown["result"][0], document.name
             elif "camera" in shown:
                 assert list(shown) == list(camera), document.name
             elif "event" in shown:  # of a person: test_sightings_ties.py has real ones

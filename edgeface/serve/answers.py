@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +35,13 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault of ours
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def envelope(refused: Refused, request_id: str) -> Response:
-    """The answer."""
+Form = Callable[[Refused], dict[str, Any]]
+
+
+def envelope(refused: Refused, request_id: str, form: Form | None = None) -> Response:
+    """The answer, in the `form` of another service where its address was asked."""
+    if form is not None:
+        return JSONResponse(form(refused), refused.status, headers=refused.headers)
     body = {
         "error": {
             "code": refused.code,
@@ -94,4 +100,6 @@ def _of_the_disk(error: BaseException | None) -> bool:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Starlette's handler of exceptions."""
-    return envelope(as_refused(error), request.scope.get("edgeface.request_id", ""))
+    scope = request.scope
+    number = scope.get("edgeface.request_id", "")
+    return envelope(as_refused(error), number, scope.get("edgeface.form"))

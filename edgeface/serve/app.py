@@ -18,9 +18,11 @@ from starlette.types import ASGIApp
 
 from edgeface.errors import GalleryError
 from edgeface.serve import machine, people, pictures, together, views
+from edgeface.serve.access import Access
 from edgeface.serve.answers import Refused, on_error
 from edgeface.serve.calls import Call, read_form, read_json
-from edgeface.serve.guard import Access, Guard
+from edgeface.serve.dialects import DIALECTS
+from edgeface.serve.guard import Guard
 from edgeface.serve.service import Service
 
 HERE = Path(__file__).parent
@@ -28,7 +30,8 @@ OPENAPI = HERE / "openapi.json"
 PAGE = HERE / "page"
 
 Handler = Callable[[Call], Any]
-Body = Literal["json", "form"] | None
+Body = Literal["json", "form", "fields"] | None
+FIELDS = ("multipart/form-data", "application/x-www-form-urlencoded", "")  # of a body of "fields"
 
 # Method, address, what answers, and what the body is. openapi.json describes each.
 ROUTES: tuple[tuple[str, str, Handler, Body], ...] = (
@@ -89,6 +92,10 @@ def application(service: Service, access: Access) -> ASGIApp:
                 texts = await read_json(request)
             elif body == "form":
                 texts, files = await read_form(request)
+            elif body == "fields":
+                texts, files = await read_form(request, FIELDS)
+            if (proof := request.scope.get("edgeface.proof")) is not None:
+                proof.check(texts)
             call = Call(service, request.path_params, request.query_params, texts, files)
             if handler is views.events and _wants_stream(request):
                 return await _stream(service, request)
@@ -106,9 +113,10 @@ def application(service: Service, access: Access) -> ASGIApp:
         yield
         service.feed.end()
 
+    dialects = [DIALECTS[name] for name in service.settings.dialects]
     routes = [
         Route(_numbered(path), endpoint(handler, body), methods=[method])
-        for method, path, handler, body in ROUTES
+        for method, path, handler, body in (*ROUTES, *(r for d in dialects for r in d.routes))
     ]
     routes.append(Route("/v1/openapi.json", _described))
     app = Starlette(
@@ -117,7 +125,7 @@ def application(service: Service, access: Access) -> ASGIApp:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    return Guard(app, access)
+    return Guard(app, access, dialects)
 
 
 def _numbered(path: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -143,10 +143,12 @@ async def read_json(request: Request) -> dict[str, Any]:
     return found
 
 
-async def read_form(request: Request) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
-    """The texts and files of a multipart form."""
+async def read_form(
+    request: Request, kinds: Collection[str] = ("multipart/form-data",)
+) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
+    """The texts and files of a form of one of these content types."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
+    if kind not in kinds:
         raise Refused(415, "bad_type", f"the body is {kind[:50] or 'of no type'}: send a form, "
                       "multipart/form-data")  # fmt: skip
     texts: dict[str, Any] = {}

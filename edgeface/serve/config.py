@@ -17,6 +17,7 @@ from edgeface.wires.frigate import address
 from edgeface.wires.tables import frigate_of, mqtt_of, webhook_of
 
 PORT = 8377
+DIALECTS = ("compreface", "deepstack")  # see edgeface.serve.dialects
 LONGEST_SECRET = 4096  # bytes of a file that holds a token
 SHORTEST_TOKEN = 16  # characters
 NO_GALLERY = "no gallery: name one in the settings, as `gallery`, or in EDGEFACE_GALLERY"
@@ -43,6 +44,7 @@ class ServiceSettings:
     mqtt: MqttOptions | None = field(default=None, repr=False)  # where events are published
     webhooks: tuple[WebhookOptions, ...] = field(default=(), repr=False)  # where they are posted
     frigate: FrigateOptions | None = field(default=None, repr=False)  # whose cameras are watched
+    dialects: tuple[str, ...] = ()  # interfaces of other services that are spoken, too
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -61,6 +63,9 @@ class ServiceSettings:
                 f"{self.host} can be reached from other machines, so a token is needed: set "
                 "EDGEFACE_TOKEN_FILE to a file with one, or token_file in the settings"
             )
+        if strange := sorted(set(self.dialects) - set(DIALECTS)):
+            raise ArgumentError(f"there is no dialect {strange[0][:50]!r}; there are: "
+                                f"{', '.join(sorted(DIALECTS))}")  # fmt: skip
         urls = [options.url for options in self.webhooks]
         if len(urls) != len(set(urls)):
             raise ArgumentError("two webhooks have one url: put what they are to get into one")
@@ -155,6 +160,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "cameras": (list,), "model": (str,), "threads": (int,), "threshold": (float, int),
     "learn": (bool,), "crops": (bool,), "expiry": (dict,),
     "mqtt": (dict,), "webhooks": (list,), "frigate": (dict,),
+    "dialects": (list, tuple),
 }  # fmt: skip
 
 
@@ -244,6 +250,7 @@ def _made(
 ) -> ServiceSettings:
     if "hosts" in found:
         found["hosts"] = tuple(str(host).lower() for host in found["hosts"])
+    found["dialects"] = tuple(map(str, found.get("dialects", ())))
     if found.get("data") is not None:
         found["data"] = Path(found["data"])
     return ServiceSettings(cameras=cameras, expiry=expiry, **found)

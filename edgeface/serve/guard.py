@@ -6,20 +6,20 @@ Both are made of the token, so that they outlive a restart and end when the toke
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import ipaddress
 import secrets
-import socket
-from dataclasses import dataclass, field
+from base64 import b64decode
+from collections.abc import Sequence
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgeface.serve.access import Access, Proof, check_scope, place_of
 from edgeface.serve.answers import Refused, as_refused, envelope
+from edgeface.serve.dialects import Dialect
 
 COOKIE = "edgeface"
 COOKIE_AGE = 400 * 86_400  # seconds; the longest that browsers keep one
@@ -28,6 +28,7 @@ OPEN = {"/v1/health"}
 ASKING = {"/v1/identify", "/v1/detect", "/v1/verify"}  # POST, but change nothing
 BODY = 1 << 20  # bytes of a request
 UPLOAD = 64 << 20  # bytes of one with pictures
+LENT = 16 << 20  # bytes of one in another service's form, whose token may be in the body
 DRAINED = 16 << 20  # bytes of a longer one that are read and thrown away before it is refused
 UPLOADS = {*ASKING, "/v1/people"}
 HEADERS = {
@@ -40,48 +41,11 @@ HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """The tokens, and the `names` the service is reached by, with a port or without."""
-
-    admin: str = field(repr=False)
-    read: str | None = field(default=None, repr=False)
-    names: tuple[str, ...] = ()
-
-    def derived(self, use: str) -> str:
-        """A secret made of the token for one `use`."""
-        return hmac.new(self.admin.encode(), use.encode(), hashlib.sha256).hexdigest()[:48]
-
-    @property
-    def link(self) -> str:
-        """The secret in the link that opens the page."""
-        return self.derived("link")
-
-    @property
-    def cookie(self) -> str:
-        """The value of the cookie."""
-        return self.derived("cookie")
-
-    def knows(self, host: str) -> bool:
-        """Whether the service is reached by this `Host`: an address, this machine's name, or one of
-        `names`. Names of others that lead here are how pages of theirs would reach in."""
-        name = _place(f"//{host}").hostname or ""
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            pass
-        else:
-            return True
-        own = socket.gethostname().lower()
-        known = {"localhost", own, f"{own}.local", *self.names}
-        return bool(name) and (name in known or host.lower() in known)
-
-
 class Guard:
     """The outermost part of the service."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self.app, self.access = app, access
+    def __init__(self, app: ASGIApp, access: Access, dialects: Sequence[Dialect] = ()) -> None:
+        self.app, self.access, self.dialects = app, access, dialects
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -113,7 +77,8 @@ class Guard:
         except Exception as error:
             if begun:
                 raise
-            await envelope(as_refused(error), number)(scope, receive, sending)
+            answer = envelope(as_refused(error), number, scope.get("edgeface.form"))
+            await answer(scope, receive, sending)
 
     def _check(self, scope: Scope) -> Response | None:
         """An answer, if that is all there is to it.
@@ -124,32 +89,48 @@ class Guard:
         headers, method = Headers(scope=scope), scope["method"]
         path = scope["path"].rstrip("/") or "/"
         host = headers.get("host", "")
+        dialect = next((d for d in self.dialects if _below(path, d.prefix)), None)
+        if dialect is not None:
+            scope["edgeface.form"] = dialect.error
         if not self.access.knows(host):
             raise Refused(
                 421, "unknown_host", f"this service is not called {host[:100]!r}: add it to hosts"
             )
-        limit = UPLOAD if path in UPLOADS else BODY
+        limit = UPLOAD if path in UPLOADS else BODY if dialect is None else LENT
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             raise Refused(413, "too_large", f"the body is over {limit} bytes", {"limit": limit})
         scope["edgeface.limit"] = limit
         if path in OPEN:
             return None
-        if method in SAFE and not path.startswith(("/v1/", "/metrics")):
+        if method in SAFE and not path.startswith(("/v1/", "/metrics")) and dialect is None:
             return self._page(scope)
         granted = self._granted(headers)
-        if granted is None:
-            given = "wrong_token" if "authorization" in headers else "no_token"
-            raise Refused(
-                401, given, "a token is needed: open the link that edgeface serve printed, or send "
-                "Authorization: Bearer", headers={"WWW-Authenticate": "Bearer"},
-            )  # fmt: skip
-        if method in SAFE:
-            return None
-        if granted != "admin" and path not in ASKING:
-            raise Refused(403, "wrong_scope", "this token may read only", {"needs": "admin"})
-        self._same_origin(headers, host)
+        changes = method not in SAFE and path not in ASKING
+        if dialect is not None:
+            granted = granted or self._lent(headers, dialect)
+            changes = changes and path not in dialect.asking
+            if granted is None and dialect.field is not None and "authorization" not in headers:
+                # The token is in the body, which is not read here: `proven` looks at it.
+                scope["edgeface.proof"] = Proof(self.access, dialect.field, changes)
+                self._same_origin(headers, host)
+                return None
+        check_scope(granted, changes, "authorization" in headers)
+        if method not in SAFE:
+            self._same_origin(headers, host)
         return None
+
+    def _lent(self, headers: Headers, dialect: Dialect) -> str | None:
+        """The scope of a token where another service has it, or in the password of the address."""
+        if dialect.header is not None and dialect.header in headers:
+            return self.access.scope_of(headers[dialect.header])
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        if kind.lower() != "basic":
+            return None
+        try:
+            return self.access.scope_of(b64decode(given).decode().partition(":")[2])
+        except ValueError:
+            return None
 
     def _page(self, scope: Scope) -> Response | None:
         """Pages are open, as they hold nothing; the link's secret is taken for a cookie."""
@@ -169,14 +150,7 @@ class Guard:
         """The scope that a request has."""
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind:
-            if kind.lower() == "bearer":
-                given = token.strip().encode()
-                if hmac.compare_digest(given, self.access.admin.encode()):
-                    return "admin"
-                read = self.access.read
-                if read is not None and hmac.compare_digest(given, read.encode()):
-                    return "read"
-            return None
+            return self.access.scope_of(token) if kind.lower() == "bearer" else None
         try:
             jar = SimpleCookie(headers.get("cookie", ""))
         except CookieError:
@@ -192,17 +166,13 @@ class Guard:
         if site not in (None, "same-origin", "none"):
             raise Refused(403, "foreign_origin", f"a write from a page that is {site} is refused")
         if origin is not None:
-            place = _place(origin).netloc.lower()
+            place = place_of(origin).netloc.lower()
             if not place or (place != host.lower() and place not in self.access.names):
                 raise Refused(403, "foreign_origin", f"a write from {origin[:100]} is refused")
 
 
-def _place(address: str) -> SplitResult:
-    """The parts of an address; all empty for what is none."""
-    try:
-        return urlsplit(address)
-    except ValueError:
-        return urlsplit("")
+def _below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}/")
 
 
 def _bounded(scope: Scope, receive: Receive) -> Receive:

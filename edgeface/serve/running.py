@@ -12,9 +12,9 @@ from types import FrameType
 import uvicorn
 
 from edgeface.errors import OutputError
+from edgeface.serve.access import Access
 from edgeface.serve.app import application
 from edgeface.serve.config import ServiceSettings
-from edgeface.serve.guard import Access
 from edgeface.serve.service import opened, token_of
 
 GRACE = 5  # seconds that open requests get at the end
