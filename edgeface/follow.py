@@ -22,6 +22,7 @@ from edgeface.gate import Gate
 from edgeface.motion import thumbnail
 from edgeface.recognisability import ENROLLED
 from edgeface.settings import Settings
+from edgeface.stages import Stage, StageTimes
 from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import Thresholds
 from edgeface.trace import Look, Trace
@@ -88,7 +89,8 @@ class Follower:
 
     With `settings.growth` the gallery learns: strangers become numbered people, known people gain
     samples under the rules of `Growth`. `aggregator` makes one template of a track's faces.
-    Describer, gallery and bank may be shared by several followers.
+    Describer, gallery and bank may be shared by several followers. `times` counts how long stages
+    take.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class Follower:
         bank: SubmodelBank | None = None,
         aggregator: Aggregator | None = None,
         first_track: int = 1,
+        times: StageTimes | None = None,
     ) -> None:
+        self._times = times or StageTimes()
         self._describer, self._gallery, self._settings = describer, gallery, settings
         self._thresholds, self._bank = thresholds, bank
         embedder = describer.embedder
@@ -148,7 +152,8 @@ class Follower:
         image = images.check(frame.image)
         self._time = frame.time
         limits = self._thresholds()
-        faces = self._find(image, frame.time)
+        with self._times(Stage.DETECTION):
+            faces = self._find(image, frame.time)
         tracks = self._tracker.update(faces, frame.time, lambda f: self._looks(image, f))
         self._tracks = tracks
         seen, fresh = self._gather(image, tracks, frame.time, limits)
@@ -188,9 +193,7 @@ class Follower:
         hands, and the ids that have new evidence."""
         seen = [t for t in tracks if t.last_seen == time]
         due = [t for t in seen if not t.weak and self._dossier(t.id).evidence.due(time)]
-        described = self._describer.follow(
-            image, [t.face for t in due], least=self._settings.policy.min_quality
-        )
+        described = self._describe(image, [t.face for t in due], self._settings.policy.min_quality)
         fresh = set()
         for found, face in zip(due, described, strict=True):
             track, dossier = found, self._dossier(found.id)
@@ -217,8 +220,16 @@ class Follower:
                 fresh.add(track.id)
         return seen, fresh
 
+    def _describe(self, image: Image, faces: Sequence[Face], least: float) -> list[Face]:
+        if not faces:
+            return []
+        with self._times(Stage.EMBEDDING):
+            return self._describer.follow(image, faces, least=least)
+
     def _search(self, dossier: _Dossier, limits: Thresholds) -> None:
-        dossier.matches = self._gallery.search(dossier.evidence.template().embedding)
+        template = dossier.evidence.template().embedding
+        with self._times(Stage.SEARCH):
+            dossier.matches = self._gallery.search(template)
         dossier.stamp = limits.stamp
 
     def _judge(self, seen: list[Track], fresh: set[int], limits: Thresholds) -> None:
@@ -317,7 +328,7 @@ class Follower:
     def _looks(self, image: Image, faces: Sequence[Face]) -> Array:
         """Embeddings by which lost tracks may be found again; zeros, like nobody, if poor."""
         nobody = np.zeros(self._describer.embedder.size, np.float32)
-        described = self._describer.follow(image, faces, least=RECOGNISABLE)
+        described = self._describe(image, faces, RECOGNISABLE)
         return np.stack([nobody if f.embedding is None else f.embedding for f in described])
 
 

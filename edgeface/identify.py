@@ -34,6 +34,7 @@ from edgeface.recognisability import NAMED
 from edgeface.runtime import Runtime
 from edgeface.settings import Settings
 from edgeface.sinks import Sink, Sinks
+from edgeface.stages import StageTimes
 from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import CALIBRATION, Linking, ThresholdProvider, Thresholds, expected
 from edgeface.trace import Trace
@@ -109,6 +110,7 @@ class Identifier(Closing):
         self.bank: SubmodelBank | None = None
         if bank is not None:
             self.bank = bank.with_threshold(self._thresholds.of_bank(bank))
+        self.times = StageTimes()  # of frames, since this was made
         self._follower: Follower | None = None
         self._next_track = 1
 
@@ -306,6 +308,7 @@ class Identifier(Closing):
                 thresholds=self._thresholds,
                 bank=self.bank,
                 first_track=self._next_track,
+                times=self.times,
             )
         return self._follower
 

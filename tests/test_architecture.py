@@ -27,6 +27,7 @@ LAYERS = {
         "listing",
         "assign",
         "stopping",
+        "stages",
     },
     2: {
         "video",

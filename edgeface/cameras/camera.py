@@ -14,6 +14,7 @@ from edgeface.cameras.records import CameraSpec, CameraState, Snapshot, State
 from edgeface.errors import EdgefaceError
 from edgeface.identify import Identifier
 from edgeface.sinks import Sink, Sinks
+from edgeface.stages import StageTime
 from edgeface.stopping import Stop
 from edgeface.types import EVENT_VERSION, Event, Frame, Sighting, new_run, timestamp
 
@@ -90,6 +91,10 @@ class Camera:
                 size=None if shot is None else (shot.image.shape[1], shot.image.shape[0]),
                 last_frame=None if shot is None else shot.at,
             )
+
+    def times(self) -> list[StageTime]:
+        """How long the stages of its frames took."""
+        return self._identifier.times.read()
 
     @property
     def has_ended(self) -> bool:

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from edgeface.calibrate import Calibration
 from edgeface.gallery import Kind
 from edgeface.serve.calls import Call, bad, shown
-from edgeface.serve.metrics import metric, of_cameras
+from edgeface.serve.metrics import metric, of_cameras, of_stages
 from edgeface.serve.outcomes import promise_of
 from edgeface.thresholds import CALIBRATION
 from edgeface.types import timestamp
@@ -94,6 +94,7 @@ def metrics(call: Call) -> Response:
     about = {"version": service.version, "model": service.describer.embedder.card.name}
     lines = [
         *of_cameras([camera.state() for camera in service.cameras]),
+        *of_stages(service.cameras),
         *service.counts.rows(),
         *metric("gallery_people", "gauge", people),
         *metric("threshold", "gauge", values),

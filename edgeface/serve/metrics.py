@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
-from edgeface.cameras import CameraState
+from edgeface.cameras import Camera, CameraState
 from edgeface.sightings import Sightings
+from edgeface.stages import BOUNDS
 
 Rows = list[tuple[dict[str, str], float]]
 
@@ -61,14 +64,30 @@ def of_cameras(states: list[CameraState]) -> list[str]:
     ]
 
 
+def of_stages(cameras: Iterable[Camera]) -> list[str]:
+    """Lines about how long detection, embedding and search took on each camera: a histogram."""
+    name, lines = "stage_seconds", ["# TYPE edgeface_stage_seconds histogram"]
+    for camera in cameras:
+        for time in camera.times():
+            labels = {"camera": camera.spec.name, "stage": str(time.stage)}
+            bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
+            for bound, count in zip(bounds, accumulate(time.counts), strict=True):
+                lines.append(_line(f"{name}_bucket", labels | {"le": bound}, count))
+            lines.append(_line(f"{name}_sum", labels, time.total))
+            lines.append(_line(f"{name}_count", labels, sum(time.counts)))
+    return lines
+
+
 def metric(name: str, kind: str, rows: Rows) -> list[str]:
     """The lines of one metric in the text format of Prometheus."""
     lines = [f"# TYPE edgeface_{name} {kind}"]
-    for labels, value in rows:
-        inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        lines.append(f"edgeface_{name}{{{inside}}} {value:.10g}" if inside
-                     else f"edgeface_{name} {value:.10g}")  # fmt: skip
-    return lines
+    return lines + [_line(name, labels, value) for labels, value in rows]
+
+
+def _line(name: str, labels: dict[str, str], value: float) -> str:
+    inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+    shown = f"{{{inside}}}" if inside else ""
+    return f"edgeface_{name}{shown} {value:.10g}"
 
 
 def _escaped(text: str) -> str:
