@@ -112,6 +112,14 @@ class Fields:
         value = self._values.get(key)
         return Fields(value, self._file, self._error, f"{self._place}.{key}")
 
+    def objects(self, key: str) -> list[Fields]:
+        """A list of objects."""
+        value = self._values.get(key)
+        if not isinstance(value, list):
+            self.refuse(key, "a list of objects", value)
+        place = f"{self._place}.{key}"
+        return [Fields(v, self._file, self._error, f"{place}[{i}]") for i, v in enumerate(value)]
+
     def only(self, *known: str) -> None:
         """Refuse fields that nobody would read, which are most often misspelt."""
         for key in self._values:

@@ -46,15 +46,18 @@ class Chosen:
     skipped: tuple[tuple[str, str], ...]
 
 
-def one_face(describer: Describer, picture: images.Source, policy: FacePolicy) -> Face:
-    """The face of a picture that stands for a person.
+def one_face(
+    describer: Describer, picture: images.Source, policy: FacePolicy, label: str | None = None
+) -> Face:
+    """The face of a picture that stands for a person; errors call the picture `label`, by default
+    its path.
 
     Raises:
         ImageError: the picture is unreadable, or has no face or, unless `policy` is `largest`,
             several.
     """
     faces = describer(images.read(picture))
-    label = _label(picture, None)
+    label = _label(picture, None) if label is None else label
     if not faces:
         raise ImageError(
             f"no face found in {label}; use a sharp frontal picture, the face 60 pixels or more"

@@ -30,8 +30,8 @@ class OutputError(EdgefaceError):
 
 
 class DataError(EdgefaceError):
-    """Files to be clustered, or what an earlier clustering left, are missing, damaged or of another
-    kind."""
+    """Files or answers that are to be taken in, such as those to be clustered, are missing, damaged
+    or of another kind."""
 
 
 class ModelError(EdgefaceError):

@@ -70,6 +70,7 @@ LAYERS = {
         "cameras",
         "wires",
         "backup",
+        "importing",
     },
     4: {"serve"},
     5: {"cli"},

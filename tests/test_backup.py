@@ -3,6 +3,7 @@ changes nothing."""
 
 import hashlib
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -12,16 +13,20 @@ import time
 import zipfile
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from test_sightings import D, event, unit
 
 from edgeface.backup import Role, back_up, read_manifest, restore
 from edgeface.errors import ArgumentError, BackupError, GalleryError
 from edgeface.gallery import Gallery
+from edgeface.serve.files import OWN
 from edgeface.sightings import Sightings
+from edgeface.sightings.store import SUFFIX
 
 KEY = bytes(range(32))
 ROWS = "SELECT * FROM {} ORDER BY rowid"
@@ -488,3 +493,16 @@ def test_a_gallery_must_be_named_and_there(tmp_path, run, monkeypatch) -> None:
     missing = run("backup", tmp_path / "b", "--gallery", tmp_path / "g")
     assert missing.code == 2 and "there is no gallery" in missing.err
     assert not list(tmp_path.iterdir())
+
+
+def test_every_file_that_a_service_keeps_is_in_a_backup() -> None:
+    """Whoever adds one adds it to OWN, too."""
+    kept = {SUFFIX}
+    for folder in ("serve", "wires"):
+        for path in (ROOT / "edgeface" / folder).glob("*.py"):
+            kept |= set(re.findall(r"beside\}(\.[\w.-]+)", path.read_text(encoding="utf-8")))
+    assert {".cameras.json", ".mqtt", ".webhook-"} <= kept
+    missing = {
+        end for end in kept - {SUFFIX} if not any(fnmatch(f"{end}0", f"{own}*") for own in OWN)
+    }
+    assert not missing

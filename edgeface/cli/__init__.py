@@ -19,6 +19,7 @@ from edgeface.cli.backup import backup, restore
 from edgeface.cli.cluster import cluster
 from edgeface.cli.failures import explain
 from edgeface.cli.identify import identify
+from edgeface.cli.importing import import_
 from edgeface.cli.machine import doctor, models
 from edgeface.cli.output import Messages, say
 from edgeface.cli.people import people
@@ -45,6 +46,7 @@ for verb in (
     doctor,
 ):
     app.command()(verb)
+app.command(name="import")(import_)
 app.add_typer(people, name="gallery")
 app.add_typer(models, name="models")
 

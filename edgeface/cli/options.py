@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeface.errors import ArgumentError
+from edgeface.errors import ArgumentError, GalleryError, ImageError
 
 if TYPE_CHECKING:
     from edgeface.identify import Identifier
@@ -58,6 +58,22 @@ def seconds(span: str, option: str) -> float:
     if found is None:
         raise ArgumentError(f"{option} is {span!r}; use hours, days or weeks: 12h, 30d, 2w")
     return float(found[1]) * units[found[2]]
+
+
+def check_faces(policy: str) -> None:
+    """ArgumentError unless there is such a rule for pictures with several faces."""
+    if policy not in {"require_one", "largest", "skip"}:
+        raise ArgumentError(f"--faces is {policy!r}; use require_one, largest or skip")
+
+
+def check_person(name: str) -> None:
+    """Refuse a name for itself alone, so that the other people are enrolled."""
+    from edgeface.gallery.records import check_name
+
+    try:
+        check_name(name)
+    except GalleryError as error:
+        raise ImageError(f"nobody is enrolled here: {error}") from error
 
 
 @contextmanager

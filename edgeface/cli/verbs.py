@@ -17,13 +17,15 @@ from edgeface.cli.options import (
     NewGallery,
     RuntimeOption,
     Threads,
+    check_faces,
+    check_person,
     existing,
     opened,
 )
 from edgeface.cli.output import Json, print_rows, say, say_passed
 from edgeface.cli.pairs import judge_list
 from edgeface.cli.progress import Progress, each
-from edgeface.errors import ArgumentError, GalleryError, ImageError
+from edgeface.errors import ArgumentError, ImageError
 
 
 def enroll(
@@ -44,15 +46,14 @@ def enroll(
 
     One by name and pictures, or many from a folder with a folder of pictures for each.
     """
-    if faces not in {"require_one", "largest", "skip"}:
-        raise ArgumentError(f"--faces is {faces!r}; use require_one, largest or skip")
+    check_faces(faces)
     groups = _groups(what)
     passed = Passed()
     options = {"model": model, "runtime": runtime, "threads": threads, "max_side": max_side}
     with opened(gallery, **options) as identifier, identifier.enrolling() as group:
         for name, files in each(groups, "people"):
             with passed.over(name):
-                _check(name)
+                check_person(name)
                 told = _skipped if faces == "skip" else passed.tell
                 group.add(
                     name,
@@ -181,16 +182,6 @@ def calibrate(
 
 def _skipped(reason: ImageError) -> None:
     say(f"skipped: {reason}")
-
-
-def _check(name: str) -> None:
-    """Refuse a name for itself alone, so that the other folders of people are enrolled."""
-    from edgeface.gallery.records import check_name
-
-    try:
-        check_name(name)
-    except GalleryError as error:
-        raise ImageError(f"nobody is enrolled here: {error}") from error
 
 
 def _groups(what: list[str]) -> list[tuple[str, list[Path]]]:

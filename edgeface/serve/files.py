@@ -11,7 +11,7 @@ from edgeface.sightings.store import SUFFIX
 
 # Behind the name of the gallery (`ServiceSettings.beside`): cameras added in the page, what was
 # judged, the token, and how far each wire came.
-OWN = (".cameras.json", ".outcomes.json", ".token", ".mqtt", ".webhook-*")
+OWN = (".cameras.json", ".outcomes.json", ".token", ".mqtt", ".frigate", ".webhook-*")
 
 
 def back_up_service(
