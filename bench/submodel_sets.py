@@ -128,10 +128,6 @@ def fit(known: Features) -> dict[str, NDArray[Any]]:
     noise = within / np.mean(counts)
     between = np.cov(means.T) - noise
 
-    def root(covariance: NDArray[np.float64]) -> NDArray[np.float32]:
-        values, vectors = np.linalg.eigh(covariance)
-        return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), np.float32)
-
     scale, order = np.sqrt((lengths**2).mean()), np.argsort(y, kind="stable")
     count = counts[:, 0].astype(np.int64)
     return {"mean": means.mean(axis=0).astype(np.float32), "between": root(between),
@@ -139,8 +135,17 @@ def fit(known: Features) -> dict[str, NDArray[Any]]:
             "first": np.cumsum(count) - count, "count": count}  # fmt: skip
 
 
-def synthetic(n: int, model: dict[str, NDArray[Any]], seed: int) -> Draw:
-    """TRAIN images of each of n classes, validation and test images of random classes."""
+def root(covariance: NDArray[Any]) -> NDArray[np.float32]:
+    """A square root (d, d) of a covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), np.float32)
+
+
+def synthetic(
+    n: int, model: dict[str, NDArray[Any]], seed: int, *, images: int = TRAIN, probes: int = PROBES
+) -> Draw:
+    """`images` of each of n classes to train on, at most `probes` for validation and for test, of
+    random classes."""
     rng = np.random.default_rng(seed)
     d = len(model["mean"])
     names = [str(i) for i in range(n)]
@@ -162,9 +167,9 @@ def synthetic(n: int, model: dict[str, NDArray[Any]], seed: int) -> Draw:
         return rows
 
     centres, like = people(n), rng.integers(0, len(model["first"]), max(n, UNKNOWNS))
-    every = np.repeat(np.arange(n), TRAIN)
+    every = np.repeat(np.arange(n), images)
     train = Features(pictures(centres, every, like), every, names)
-    some = [rng.permutation(np.repeat(np.arange(n), images))[:PROBES] for images in (VAL, TEST)]
+    some = [rng.permutation(np.repeat(np.arange(n), each))[:probes] for each in (VAL, TEST)]
     val, test = (Features(pictures(centres, y, like), y, names) for y in some)
     strangers = pictures(people(UNKNOWNS), np.arange(UNKNOWNS), like)
     return Draw(train, val, test, strangers, np.ones(n, dtype=bool))

@@ -30,19 +30,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import collect
+from bench import collect, submodel_regimes
 from bench.report_pages import measured
+from bench.submodel_rules import compare
 from bench.submodel_sets import Draw, cosines, faces, fit, prepared, synthetic
-from edgeface import score
-from edgeface.metrics import closed_set
-from edgeface.submodels import Rule, choose, tune, unit
 from export.features import centres_of
 from export.head_partition import partition
-from export.head_training import HeadSettings, train_heads, tune_rules
+from export.head_training import HeadSettings, train_heads
 
 Figures = dict[str, float | str | None]
-BATCH_ORIGINAL = 1000
-FPIR = 1e-2
 QUICK_EVERY = 6  # a quick run looks at one in so many identities
 SINGLE_UP_TO = 20_000
 RULES = ("single", "ism", "kmeans", "mixmaxsim", "mixmaxsim_original", "sim", "fold")
@@ -64,10 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strangers", type=Path, help="features of people who are not in --dataset"
     )
     parser.add_argument("--submodels", type=int, default=4, help="of --dataset")
+    parser.add_argument(
+        "--regimes", action="store_true", help="the search of where MixMaxSim wins instead"
+    )
     parser.add_argument("--update", type=Path, metavar="FILE", help="collect the figures there")
 
 
 def figures(args: argparse.Namespace) -> Figures:
+    if args.regimes:
+        return submodel_regimes.figures_of(args)
     out = of_people(args) if args.dataset is None else of_dataset(args)
     if args.update:
         collect.update(
@@ -157,7 +158,7 @@ def _advice(prefix: str, runs: list[dict[str, Any]], validation: dict[str, float
 
 def one_seed(draw: Draw, *, seed: int, epochs: int, submodels: int) -> dict[str, dict[str, Any]]:
     """Trains the sets of heads, and judges every rule on the same test images."""
-    train, val, n = draw.train, draw.val, len(draw.train.names)
+    train, n = draw.train, len(draw.train.names)
     centres = centres_of(train.x, train.y, n)
     settings = HeadSettings(epochs=epochs, seed=100 * seed)
     weights, cells = {}, {}
@@ -165,64 +166,8 @@ def one_seed(draw: Draw, *, seed: int, epochs: int, submodels: int) -> dict[str,
         if rule == "single" and n > SINGLE_UP_TO:
             continue
         cells[rule] = partition(centres, submodels, method=method, seed=seed)
-        weights[rule] = train_heads(train, val, cells[rule], settings=settings)
-    w = weights["kmeans"]
-    tuned, _ = tune_rules(w, centres, val)
-    folded = unit(tuned["fold"].fold * w + (1 - tuned["fold"].fold) * centres)
-    sets = {"val": unit(val.x), "test": unit(draw.test.x), "strangers": unit(draw.strangers)}
-    votes = {s: score.mixmaxsim(p, w, centres) for s, p in sets.items()}
-    wrong = {s: _original(votes[s], w, sets[s], cells["kmeans"]) for s in sets}
-    broken = tune(wrong["val"], val.y)
-
-    def nearest(
-        rows: NDArray[np.float32],
-    ) -> Callable[[str], tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        return lambda s: _nearest(sets[s], rows)
-
-    answers: dict[str, Callable[[str], tuple[NDArray[np.int64], NDArray[np.float32]]]] = {
-        **{r: nearest(rows) for r, rows in weights.items() if r != "kmeans"},
-        "kmeans": lambda s: choose(votes[s], Rule("maxmax")),
-        "mixmaxsim": lambda s: choose(votes[s], tuned["mixmaxsim"]),
-        "mixmaxsim_original": lambda s: choose(wrong[s], broken),
-        "sim": lambda s: choose(votes[s], Rule("sim")),
-        "fold": lambda s: _nearest(sets[s], folded),
-    }
-    return {rule: _judge(answer, draw) for rule, answer in answers.items()}
-
-
-def _judge(answer: Callable[[str], Any], draw: Draw) -> dict[str, Any]:
-    truth = draw.test.y
-    found, similarity = answer("test")
-    right = found == truth
-    closed = closed_set(truth, found)
-    tpir = None
-    if len(draw.strangers):
-        strangers = np.sort(answer("strangers")[1])[::-1]
-        tpir = float((right & (similarity > strangers[int(FPIR * len(strangers))])).mean())
-    return {
-        "right": right, "validation": float((answer("val")[0] == draw.val.y).mean()),
-        "accuracy_unseen": float(right[draw.unseen[truth]].mean()),
-        "precision": closed.precision, "recall": closed.recall, "f1": closed.f1, "tpir": tpir,
-    }  # fmt: skip
-
-
-def _nearest(x: NDArray[Any], rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    found, similarities = score.topk(x, rows, 1)
-    return found[:, 0], similarities[:, 0]
-
-
-def _original(
-    votes: score.Votes, w: NDArray[Any], x: NDArray[Any], cells: NDArray[Any]
-) -> score.Votes:
-    """a' as the original computes it: it walks the probes whose Sim class lies in a submodel in
-    batches of 1000 and indexes the classes by the position inside the batch, so that every probe
-    past the first batch reads the class of the probe that many places earlier."""
-    wanted = votes.sim.copy()
-    for cell in range(int(cells.max()) + 1):
-        inside = np.flatnonzero(cells[votes.sim] == cell)
-        wanted[inside] = votes.sim[inside[np.arange(len(inside)) % BATCH_ORIGINAL]]
-    a_prime = (w[wanted] * x).sum(axis=1).astype(np.float32)
-    return score.Votes(votes.maxmax, votes.sim, votes.a, a_prime, votes.b, votes.b_prime)
+        weights[rule] = train_heads(train, draw.val, cells[rule], settings=settings)
+    return compare(draw, weights, cells["kmeans"], centres)
 
 
 def mcnemar(first: NDArray[Any], second: NDArray[Any]) -> float:

@@ -11,9 +11,15 @@ PARTITIONS = ("kmeans", "random", "single")
 
 
 def partition(
-    centres: NDArray[np.float32], submodels: int, *, method: str = "kmeans", seed: int = 0
+    centres: NDArray[np.float32],
+    submodels: int,
+    *,
+    method: str = "kmeans",
+    seed: int = 0,
+    iterations: int = 50,
 ) -> NDArray[np.int64]:
-    """The submodel of each class (n,). `random` is as balanced as `kmeans`: sizes differ by one."""
+    """The submodel of each class (n,). `random` is as balanced as `kmeans`: sizes differ by one.
+    `kmeans` ends after so many `iterations` at the latest."""
     n = len(centres)
     if method not in PARTITIONS:
         raise ValueError(f"partition {method!r} is none of {', '.join(PARTITIONS)}")
@@ -24,11 +30,11 @@ def partition(
     rng = np.random.default_rng(seed)
     if method == "random":
         return rng.permutation(np.arange(n) % submodels).astype(np.int64)
-    return _balanced_kmeans(centres, submodels, rng)
+    return _balanced_kmeans(centres, submodels, rng, iterations)
 
 
 def _balanced_kmeans(
-    centres: NDArray[np.float32], k: int, rng: np.random.Generator, iterations: int = 50
+    centres: NDArray[np.float32], k: int, rng: np.random.Generator, iterations: int
 ) -> NDArray[np.int64]:
     """Spherical k-means (Dhillon & Modha, 2001) with k-means++ seeds and at most ceil(1.05 n / k)
     classes per cell; no cell is empty."""

@@ -7,9 +7,9 @@ for the same seed, since a head depends on nothing but its features, its setting
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from export.features import Features, centres_of
 
 @dataclass(frozen=True, slots=True)
 class HeadSettings:
-    """How one head is trained. `patience` epochs without a better validation accuracy end it."""
+    """How one head is trained. `patience` epochs without a better validation accuracy end it.
+    `start` at the class means, or at random as the original does."""
 
     scale: float = 64.0
     margin: float = 0.5
@@ -32,6 +33,7 @@ class HeadSettings:
     patience: int = 3
     batch: int = 512
     seed: int = 0
+    start: Literal["means", "random"] = "means"
 
 
 def train_head(
@@ -43,7 +45,7 @@ def train_head(
     """Unit class weights (n, d) of one ArcFace head; labels are rows of `centres`.
 
     The weights of the epoch with the best validation accuracy, of equals the least cross-entropy,
-    the class means being epoch 0. One thread, so that the result is the same wherever it runs.
+    the start being epoch 0. One thread, so that the result is the same wherever it runs.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,6 +62,8 @@ def _fit(
     settings: HeadSettings,
 ) -> NDArray[np.float32]:
     generator = torch.Generator().manual_seed(settings.seed)
+    if settings.start == "random":
+        centres = unit(torch.randn(centres.shape, generator=generator).numpy())
     x, y = torch.from_numpy(train[0]), torch.from_numpy(train[1])
     weights = torch.from_numpy(centres.copy()).requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=settings.lr)
@@ -120,22 +124,24 @@ def train_heads(
     val: Features,
     submodel: NDArray[np.int64],
     *,
-    settings: HeadSettings = HeadSettings(),
+    settings: HeadSettings | Sequence[HeadSettings] = HeadSettings(),
     ray: str | None = None,
 ) -> NDArray[np.float32]:
-    """Weights (N, d) of all heads, class order. `ray` is an address, `local` for an embedded
-    cluster, None for this process."""
+    """Weights (N, d) of all heads, class order. `settings` are of all heads, each with a seed of
+    its own, or of one head each. `ray` is an address, `local` for an embedded cluster, None for
+    this process."""
     x, x_val = unit(train.x), unit(val.x)
     centres = centres_of(train.x, train.y, len(submodel))
     jobs: list[tuple[Any, ...]] = []
     members: list[NDArray[np.int64]] = []
-    for k in range(int(submodel.max()) + 1):
+    heads = int(submodel.max()) + 1
+    if isinstance(settings, HeadSettings):
+        settings = [replace(settings, seed=settings.seed + k) for k in range(heads)]
+    for k, own in enumerate(settings):
         classes = np.flatnonzero(submodel == k)
         row = np.full(len(submodel), -1, dtype=np.int64)
         row[classes] = np.arange(len(classes))
         inside, inside_val = row[train.y] >= 0, row[val.y] >= 0
-        own = HeadSettings(**{f: getattr(settings, f) for f in settings.__dataclass_fields__
-                              if f != "seed"}, seed=settings.seed + k)  # fmt: skip
         jobs.append((
             (x[inside], row[train.y[inside]]),
             (x_val[inside_val], row[val.y[inside_val]]),

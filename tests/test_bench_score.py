@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 stats = pytest.importorskip("scipy.stats")
 
-from bench import score, score_report, submodel_sets, submodels  # noqa: E402
+from bench import score, score_report, submodel_regimes, submodel_rules, submodel_sets, submodels  # noqa: E402
 from bench.__main__ import main  # noqa: E402
 from bench.timing import Timer, ratio  # noqa: E402
 from edgeface.score import Votes  # noqa: E402
@@ -82,11 +82,13 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
 
 
 def test_the_original_mixes_up_classes_past_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submodels, "BATCH_ORIGINAL", 3)
+    monkeypatch.setattr(submodel_rules, "BATCH_ORIGINAL", 3)
     w = np.eye(4, dtype=np.float32)
     x = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]]
     sim, some = np.array([0, 1, 2, 3, 0]), np.zeros(5, np.float32)
-    wrong = submodels._original(Votes(sim, sim, some, some, some, some), w, x, np.zeros(4, int))
+    wrong = submodel_rules._original(
+        Votes(sim, sim, some, some, some, some), w, x, np.zeros(4, int)
+    )
     # The fourth probe reads the class of the first, the fifth that of the second.
     assert wrong.a_prime.tolist() == [1, 1, 1, 0, 0]
 
@@ -145,3 +147,50 @@ def test_a_set_of_ones_own_is_judged_by_every_rule(
     assert 0 < tpir <= found["submodels.my_set.sim.accuracy"]
     assert main(["submodels", "--dataset", str(tmp_path)]) == 1
     assert "expected folders train" in capsys.readouterr().err
+
+
+def test_regimes_are_searched_on_a_set_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((30, 16))
+    for part, each in (("train", 12), ("val", 3), ("test", 3), ("others", 20)):
+        (tmp_path / "mine" / part).mkdir(parents=True)
+        middle = rng.standard_normal((30, 16)) if part == "others" else centres
+        for c in range(30):
+            rows = middle[c] + 0.5 * rng.standard_normal((each, 16))
+            np.savez(tmp_path / "mine" / part / f"{c:03d}.npz", rows.astype(np.float32))
+    wanted = {"base", "heads apart", "real", "real, a quarter of the heads failed"}
+    plan = tuple(r for r in submodel_regimes.PLAN if r.name in wanted)
+    monkeypatch.setattr(submodel_regimes, "PLAN", (*plan, submodel_regimes.LARGE))
+    out = tmp_path / "regimes.json"
+    line = ["submodels", "--regimes", "--quick", "--dataset", str(tmp_path / "mine")]
+    line += ["--strangers", str(tmp_path / "mine" / "others"), "--update", str(out)]
+    assert main(line) == 0
+    found = json.loads(out.read_text())["figures"]
+    for name in [*wanted, "100,000 classes"]:
+        for metric in ("accuracy", "tpir"):
+            at = f"regimes.{name}.{metric}"
+            for rule in (*submodel_regimes.RIVALS, "mixmaxsim"):
+                assert 0 <= found[f"{at}.{rule}"] <= 1
+            assert found[f"{at}.wins"] in {"no", "confirmed", "by chance"}
+    # A head that was never trained names nobody of its own; the class means do.
+    at = "regimes.real, a quarter of the heads failed.accuracy"
+    assert found[f"{at}.kmeans"] < 0.85 and found[f"{at}.sim"] > 0.95
+    assert "| real |" in out.with_suffix(".md").read_text()
+
+
+def test_mixmaxsim_wins_a_regime_only_against_every_rule() -> None:
+    def run(seed: int, **better: float) -> dict[str, dict[str, object]]:
+        rng = np.random.default_rng(seed)
+        rates = dict.fromkeys((*submodel_regimes.RIVALS, "mixmaxsim"), 0.5) | better
+        hit = rng.random(4000)
+        return {rule: {"right": hit < rate, "tpir": None} for rule, rate in rates.items()}
+
+    wins = "regimes.base.accuracy.wins"
+    best = [run(seed, mixmaxsim=0.6) for seed in range(4)]
+    assert submodel_regimes.told(submodel_regimes.BASE, best)[wins] == "yes"
+    second = [run(seed, mixmaxsim=0.6, fold=0.6) for seed in range(4)]
+    assert submodel_regimes.told(submodel_regimes.BASE, second)[wins] == "no"
+    low, high = submodel_regimes.interval(np.array([0.1, 0.2, 0.3]))
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, 0.2, 0.1 / np.sqrt(3)), abs=1e-4)
