@@ -30,7 +30,7 @@ from edgeface.gallery import Gallery
 from edgeface.sightings import Sightings
 from edgeface.types import Event
 from edgeface.wires import Frigate, FrigateOptions, Mqtt, MqttOptions, frigate
-from edgeface.wires.confidence import AT_THRESHOLD, confidence
+from edgeface.wires.confidence import AT_THRESHOLD, GAP, confidence
 from edgeface.wires.fitting import Body, Sight, fits
 from edgeface.wires.frigate import address
 from edgeface.wires.reader import Undelivered
@@ -453,7 +453,9 @@ def test_confidence_grows_with_similarity(a: float, b: float, threshold: float) 
     low, high = sorted((a, b))
     assert 0 < confidence(low, threshold) <= confidence(high, threshold) <= 1
     assert confidence(threshold, threshold) == AT_THRESHOLD
-    assert confidence(low, threshold, "uncertain") < AT_THRESHOLD
+    assert confidence(low, threshold, "uncertain") < AT_THRESHOLD - GAP
+    if low < threshold:
+        assert confidence(low, threshold) < AT_THRESHOLD - GAP
     assert confidence(low, threshold, "match") >= AT_THRESHOLD
 
 

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from test_frigate import StandIn, nvr  # noqa: F401
+from test_live import serve  # noqa: F401
 from test_webhook import Receiver, receiver, until  # noqa: F401
 
 pytest.importorskip("starlette")
 
+from edgeface.cameras import CameraSpec
 from edgeface.errors import ArgumentError
 from edgeface.identify import Identifier
 from edgeface.serve.config import load
@@ -72,6 +75,29 @@ def test_names_of_a_camera_reach_frigate(nvr: StandIn, sample: Path, tmp_path: P
         assert [k for k, label in labels.items() if label] == [("front_door", side)]
         until(lambda: service.cameras["yard"].state().error)
         assert service.cameras["yard"].state().source == "frigate://yard main"
+
+
+def test_a_stream_of_frigate_is_watched(
+    nvr: StandIn, serve: Callable[..., str], tmp_path: Path
+) -> None:
+    """go2rtc's restream, with a user; the camera is added while the service runs."""
+    place = serve("bob:ri/ght").removeprefix("rtsp://")
+    host, _, name = place.partition("/")
+    (tmp_path / "go2rtc").write_text("ri/ght")
+    (tmp_path / "s.toml").write_text(
+        f"gallery = '{tmp_path / 'g.gallery'}'\n[frigate]\nurl = '{nvr.url}'\n"
+        f"rtsp = 'rtsp://bob@{host}'\npassword_file = '{tmp_path / 'go2rtc'}'\n"
+    )
+    with opened(load(tmp_path / "s.toml", {}, {})) as service:
+        service.add_camera(CameraSpec("hall", f"frigate://{name}"))
+        until(lambda: service.cameras["hall"].state().frames)
+        assert service.cameras["hall"].state().source == "frigate://cam"
+    assert "ri/ght" not in (tmp_path / "g.gallery.cameras.json").read_text()
+    (tmp_path / "none.toml").write_text(f"gallery = '{tmp_path / 'h.gallery'}'\n")
+    with opened(load(tmp_path / "none.toml", {}, {})) as service:
+        with pytest.raises(ArgumentError, match=r"url under \[frigate\]"):
+            service.add_camera(CameraSpec("hall", "frigate://cam"))
+        assert len(service.cameras) == 0
 
 
 def test_the_settings_of_the_document_are_settings(tmp_path: Path) -> None:

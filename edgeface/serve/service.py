@@ -146,8 +146,9 @@ class Service:
         """Watch another camera, from now on and after a restart.
 
         Raises:
-            ArgumentError: there is one of this name.
+            ArgumentError: there is one of this name, or it needs settings that there are not.
         """
+        address(self.settings.frigate, spec.source)
         with self._lock:
             self._free(spec.name)
             self._keep([*self._added(), spec])
@@ -155,6 +156,7 @@ class Service:
 
     def change_camera(self, name: str, spec: CameraSpec) -> Camera:
         """Watch a camera in another way, or under another name."""
+        address(self.settings.frigate, spec.source)
         with self._lock:
             if spec.name != name:
                 self._free(spec.name)
