@@ -17,8 +17,9 @@ inter-ocular distance, for found faces of 40 px and more.
 perfect copy of the teacher could reach. Speed is CPU time of the network alone, one thread,
 interleaved medians, and their `ratio`. No clip, scene or background measured here was trained on.
 
-Close-ups, turned pictures, labelled points, portraits and what two other detectors agree on in the
-clips are in `detect_pictures`.
+Close-ups, turned pictures, labelled points, portraits and people told apart end to end are in
+`detect_pictures`, what two other detectors agree on in the clips in `detect_clips`. With
+`--against`, people.*_other are those figures of another file, as its first look gives them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,8 +35,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import detect_pictures
+from bench import detect_clips, detect_pictures
 from bench.detect_peers import teacher_card
+from edgeface.describe import Describer
 from edgeface.detect import MAX_SIDE, Detector, overlaps
 from edgeface.embed import Embedder
 from edgeface.models import ModelCard, load_card
@@ -43,7 +45,7 @@ from edgeface.runtime import Runtime, Session, open_session
 from edgeface.types import Array, Face, Image
 
 TEACHER = "models/teachers/yunet_n_dynamic.onnx"
-PARTS = ("teacher", "pictures", "consensus", "speed")
+PARTS = ("teacher", "pictures", "people", "consensus", "speed")
 IOU = 0.5
 Figures = dict[str, float | str | None]
 SIZES = (20, 40, 80)  # px
@@ -57,7 +59,7 @@ MIN_PASSES = 4  # of PASSES must find a face for its mean landmarks to count
 
 def clip_frames(folder: Path, *, every: int) -> Iterator[Image]:
     """Every `every`-th frame of the clips in `folder`; 1080p and tiny ones as they are."""
-    for path in [*sorted(folder.glob("*.mp4")), *sorted((folder / "intel_gifs").glob("*.gif"))]:
+    for path in detect_clips.clips(folder):
         capture, index = cv2.VideoCapture(str(path)), 0
         while capture.grab():
             if index % every == 0:
@@ -211,6 +213,7 @@ def speed(files: dict[str, Path], runtime: Runtime, *, repeats: int) -> Figures:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options beyond the runner's."""
     parser.add_argument("--model", default="detector", help="name or file of the detector")
+    parser.add_argument("--against", help="another one, for people.*_other")
     parser.add_argument("--threshold", type=float, help="score threshold; default the card's")
     parser.add_argument(
         "--confident", type=float, default=0.5, help="score from which a face counts for a person"
@@ -242,15 +245,30 @@ def figures(args: argparse.Namespace) -> Figures:
         originals = sorted((data / "lfw" / "originals").rglob("*.jpg"))
         chosen = originals[:: len(originals) // detect_pictures.PICTURES][::few]
         out |= detect_pictures.disturbed(ours, Embedder.load(threads=1), chosen)
+    if "people" in parts:
+        out |= told_apart(args, ours, few)
     if "consensus" in parts:
-        frames = clip_frames(data / "video", every=args.every * few)
-        out |= detect_pictures.consensus(ours, frames, args.shared, least=args.confident)
+        tracking = Describer(ours, Embedder.load(threads=1)).tracking
+        out |= detect_clips.consensus(
+            ours, tracking, args.shared, least=args.confident, every=args.every * few
+        )
     out["detect.size_mb"] = card.path.stat().st_size / 1e6
     if "speed" in parts:
         files = {"": card.path, "_teacher": args.shared / TEACHER}
         for runtime in ("onnxruntime", "openvino"):
             out |= speed(files, runtime, repeats=20 if args.quick else 100)
     return out
+
+
+def told_apart(args: argparse.Namespace, ours: Detector, few: int) -> Figures:
+    """LFW originals of the first two folds with this detector as single pictures go, with its
+    first look alone, and with that of the file `--against`."""
+    looks: dict[str, Callable[[Image], list[Face]]] = {"": ours.search, "_first_look": ours}
+    if args.against:
+        card = load_card(args.against, "detection")
+        looks["_other"] = Detector(open_session(card.path, runtime=args.runtime, threads=1), card)
+    files = sorted((args.shared / "data" / "lfw" / "originals").rglob("*.jpg"))[::few]
+    return detect_pictures.people(looks, Embedder.load(threads=1), files)
 
 
 def against_teacher(

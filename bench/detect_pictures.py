@@ -1,4 +1,4 @@
-"""Pictures as people bring them: labelled points, close-ups, turned pictures, portraits, clips.
+"""Pictures as people bring them: labelled points, close-ups, turned pictures, portraits, people.
 
 Part of `bench detect`; single pictures go through `Detector.search`, as they do in `Identifier`.
 LFW originals and the labelled points are test only; no checkpoint is chosen by them.
@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from bench.detect_peers import Yolo
 from edgeface.alignment import align
 from edgeface.detect import SURE, Detector, overlaps
 from edgeface.embed import Embedder
+from edgeface.metrics import tar_at_far
 from edgeface.types import Array, Face, Image
-from export.detector_labels import AGREE_IOU, Scrfd
 
 Figures = dict[str, float | str | None]
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of a picture's height that the face's box takes
@@ -27,7 +26,7 @@ TURNS = (15, 30, 45, 60, 90, 180)  # degrees
 CLOSE_SIDE = 1080  # px
 USABLE = 0.5  # cosine to the same picture, undisturbed
 PICTURES = 120  # LFW originals per step
-CONSENSUS_SIZE = 16.0  # px, side of the smallest face that counts in clips
+FAR = 1e-4  # at which the people of all pairs of pictures are told apart
 
 
 def best(faces: Sequence[Face]) -> Face | None:
@@ -145,34 +144,29 @@ def portraits(detector: Detector, data: Path, few: int) -> Figures:
     }
 
 
-def consensus(detector: Detector, frames: Iterable[Image], shared: Path, least: float) -> Figures:
-    """Of the faces that yolov5n-face and SCRFD agree on, the share found; of ours with a score of
-    `least`, the share that neither sees."""
-    yolo = Yolo.load(shared / "models/landmarks")
-    if yolo is None:
-        return {"detect.consensus.recall": None, "detect.consensus.alone": None}
-    scrfd = Scrfd(shared / "models/peers/scrfd/scrfd_2.5g_bnkps.onnx")
-    wanted = found = ours = alone = 0
-    for frame in frames:
-        ratio = min(1.0, detector.max_side / max(frame.shape[:2]))
-        image = np.asarray(
-            cv2.resize(frame, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA), np.uint8
-        )
-        faces = [f for f in detector(image) if f.score >= least]
-        a, b = (
-            np.array([o.box for o in peer(image)], np.float32).reshape(-1, 4)
-            for peer in (yolo, scrfd)
-        )
-        mine = np.array([f.box for f in faces], np.float32).reshape(-1, 4)
-        large = np.sqrt(np.prod(a[:, 2:] - a[:, :2], axis=1)) >= CONSENSUS_SIZE
-        agreed = a[(overlaps(a, b).max(1, initial=0) > AGREE_IOU) & large]
-        wanted += len(agreed)
-        found += int((overlaps(agreed, mine).max(1, initial=0) > AGREE_IOU).sum())
-        others = np.concatenate([a, b])
-        ours += len(mine)
-        alone += int((overlaps(mine, others).max(1, initial=0) <= 0.3).sum())
-    return {
-        "detect.consensus.faces": float(wanted),
-        "detect.consensus.recall": found / max(wanted, 1),
-        "detect.consensus.alone": alone / max(ours, 1),
-    }
+def people(
+    looks: Mapping[str, Callable[[Image], list[Face]]],
+    embedder: Embedder,
+    files: Sequence[Path],
+) -> Figures:
+    """All pairs of pictures whose folders are people, of whom a picture shows one in its middle:
+    how many pairs of one person are accepted at a share `FAR` of the others, percent. Who is not
+    found is accepted with nobody. `looks` are keyed by the end of the figure's name."""
+    person = np.unique([file.parent.name for file in files], return_inverse=True)[1]
+    first, second = np.triu_indices(len(files), 1)
+    same = np.equal(person[first], person[second])
+    out: Figures = {"detect.people.pictures": float(len(files))}
+    for name, look in looks.items():
+        rows = np.zeros((len(files), embedder.size), np.float32)
+        for row, file in zip(rows, files, strict=True):
+            image = np.asarray(cv2.imread(str(file)), np.uint8)
+            middle = np.array(image.shape[1::-1], np.float32) * np.float32(0.5)
+            there = [f for f in look(image) if _holds(f.box, middle)]
+            if there:
+                row[:] = embedder(align(image, [max(there, key=lambda f: f.score)]))[0]
+        found = np.asarray(rows.any(axis=1))
+        similar = np.where(found[first] & found[second], (rows @ rows.T)[first, second], -1.0)
+        accepted = tar_at_far(similar.astype(np.float32), same, FAR)
+        out[f"detect.people.tar_far1e-4{name}"] = 100 * accepted
+        out[f"detect.people.missed{name}"] = float((~found).sum())
+    return out

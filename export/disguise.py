@@ -1,5 +1,6 @@
-"""What people wear and how they look, drawn on labelled faces: dark skin, sunglasses, masks, hands
-and other things in front. The labels stay as they are: the network is to see through it."""
+"""What people wear and how they look, drawn on labelled faces: dark skin and shade, sunglasses,
+masks, hands and other things in front, a lens out of focus. The labels stay as they are: the
+network is to see through it."""
 
 from __future__ import annotations
 
@@ -22,19 +23,36 @@ def disguise(picture: Picture, rng: Rng) -> Image:
             darken_skin(image, box, rng)
         if rng.random() < SHARE:
             (sunglasses, mask, patch)[rng.integers(3)](image, points, rng)
+        if rng.random() < 0.1:
+            defocus(image, box, rng)
     return image
 
 
 def darken_skin(image: Image, box: Floats, rng: Rng) -> None:
     """A face and what is around it, softly darker and warmer, drawn on `image`."""
+    part, weight = around(image, box)
+    tone = np.exp(rng.uniform(*np.log((0.12, 0.8)))) * np.array([0.85, 0.95, 1.05], np.float32)
+    part[:] = np.clip(part * (1 + weight * (tone - 1)), 0, 255).astype(np.uint8)
+
+
+def defocus(image: Image, box: Floats, rng: Rng) -> None:
+    """A face and what is around it, softly blurred by up to a sixteenth of its side."""
+    part, weight = around(image, box)
+    if part.size:
+        side = float(np.sqrt(np.prod(box[2:] - box[:2])))
+        blurred = cv2.GaussianBlur(part, (0, 0), side * rng.uniform(0.015, 0.06))
+        part[:] = (part + weight * (blurred.astype(np.float32) - part)).astype(np.uint8)
+
+
+def around(image: Image, box: Floats) -> tuple[Image, Floats]:
+    """The part of `image` a third wider and taller than a box, a view, and a weight (h, w, 1) that
+    falls from 1 in the ellipse of the box to 0."""
     middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
     low = np.clip(middle - 1.35 * half, 0, None).astype(int)
     part = image[low[1] : int(middle[1] + 1.35 * half[1]), low[0] : int(middle[0] + 1.35 * half[0])]
     y, x = np.ogrid[: part.shape[0], : part.shape[1]]
     distance = ((x + low[0] - middle[0]) / half[0]) ** 2 + ((y + low[1] - middle[1]) / half[1]) ** 2
-    weight = np.clip(1.8 - distance, 0, 1)[..., None].astype(np.float32)
-    tone = rng.uniform(0.3, 0.8) * np.array([0.85, 0.95, 1.05], np.float32)
-    part[:] = np.clip(part * (1 + weight * (tone - 1)), 0, 255).astype(np.uint8)
+    return part, np.clip(1.8 - distance, 0, 1)[..., None].astype(np.float32)
 
 
 def sunglasses(image: Image, points: Floats, rng: Rng) -> None:

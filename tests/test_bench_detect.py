@@ -1,4 +1,4 @@
-"""bench.detect_pictures and bench.detect_peers: the pictures are what their names say."""
+"""bench.detect_*: the pictures are what their names say, the figures count what they say."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from conftest import face
 
-from bench import detect_pictures
+from bench import detect_clips, detect_pictures
 from bench.detect_peers import LAYERS, _decoded
-from edgeface.types import Face
+from edgeface.track import TrackerOptions
+from edgeface.types import Face, Frame
 
 
 def squares(size=(250, 250)):
@@ -77,3 +78,62 @@ def test_boxes_and_points_of_version_five_are_read_back():
     np.testing.assert_allclose(found[0], 0.72, atol=1e-5)
     np.testing.assert_allclose(found[1:5], [90, 45, 110, 75], atol=1e-3)
     np.testing.assert_allclose(found[5:], points.ravel(), atol=1e-3)
+
+
+def test_found_is_what_two_others_agree_on_and_alone_what_neither_sees():
+    first = np.array([[0, 0, 40, 40], [100, 0, 140, 40], [200, 0, 210, 10]], np.float32)
+    second = np.array([[2, 2, 42, 42], [200, 0, 210, 10], [300, 0, 340, 40]], np.float32)
+    ours = np.array([[1, 1, 41, 41], [300, 0, 340, 40], [0, 200, 40, 240]], np.float32)
+    tally = detect_clips.Tally()
+    tally.add(ours, first, second)
+    assert (tally.wanted, tally.found, tally.ours, tally.alone) == (1, 1, 3, 1)
+    tally.add(ours[:0], first, second)
+    assert tally.figures("x") == {"x.recall": 0.5, "x.alone": pytest.approx(1 / 3)}
+
+
+class Scripted:
+    """A detector that sees at every call what its script says."""
+
+    max_side, any_size = 640, False
+
+    def __init__(self, *script):
+        self.script = list(script)
+
+    def __call__(self, image):
+        return self.script.pop(0)
+
+
+def test_a_followed_face_counts_once_its_track_is_confirmed_and_while_it_is_weak():
+    strong, weak = face(40, 40, 60, score=0.9), face(40, 40, 60, score=0.35)
+    detector = Scripted([strong], [strong], [strong], [weak], [weak], [])
+    follow = detect_clips.Followed(detector, TrackerOptions(high=0.5, low=0.0))
+    noise = np.random.default_rng(0).integers(0, 256, (6, 240, 320, 3), np.uint8)
+    shown = [follow(Frame(image, i / 10, i)) for i, image in enumerate(noise)]
+    assert [len(s) for s in shown] == [0, 0, 1, 1, 1, 0]
+
+
+def test_who_is_not_found_is_accepted_with_nobody(tmp_path):
+    """Four people with two pictures each; every face is found, or one of each person's is not."""
+    files = []
+    for person in range(4):
+        for picture in range(2):
+            file = tmp_path / str(person) / f"{picture}.png"
+            file.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(file), np.full((100, 100, 3), 60 * person + 20 * picture + 1, np.uint8))
+            files.append(file)
+
+    class Embedder:
+        size = 4
+
+        def __call__(self, crops):
+            return np.eye(4, dtype=np.float32)[[int(crops[0].max()) // 60]]
+
+    def all_of_them(image):
+        return [face(30, 30, 40), face(0, 0, 20, score=0.99)]
+
+    def every_second(image):
+        return [] if image[0, 0, 0] % 60 > 10 else all_of_them(image)
+
+    out = detect_pictures.people({"": all_of_them, "_x": every_second}, Embedder(), files)
+    assert (out["detect.people.tar_far1e-4"], out["detect.people.missed"]) == (100, 0)
+    assert (out["detect.people.tar_far1e-4_x"], out["detect.people.missed_x"]) == (0, 4)
