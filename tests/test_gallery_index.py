@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface.gallery import Gallery
-from edgeface.gallery.index import mirror
+from edgeface.gallery.index import mirror, numbers
 from edgeface.gallery.index.hnsw import Hnsw
+from edgeface.gallery.index.numbers import Numbers
 from edgeface.gallery.index.people import ReadWriteLock
 from edgeface.gallery.index.scan import Exact, Sketch
 
@@ -103,7 +104,7 @@ def test_a_graph_is_saved_and_loaded_with_what_is_still_wanted(folder: Path) -> 
     index.remove(np.array([100]))
     index.save(folder / "saved")
     assert [p.name for p in folder.iterdir()] == ["saved"]
-    loaded = Hnsw.load(folder / "saved", SIZE, range(101, 180))
+    loaded = Hnsw.load(folder / "saved", SIZE, np.arange(101, 180))
     assert len(loaded) == 79
     assert 100 not in loaded
     assert 185 not in loaded
@@ -111,7 +112,7 @@ def test_a_graph_is_saved_and_loaded_with_what_is_still_wanted(folder: Path) -> 
     assert (ids[0, 0], sims[0, 0]) == (150, pytest.approx(1.0, abs=1e-6))
     (folder / "saved").write_bytes(b"no graph")
     with pytest.raises(RuntimeError):
-        Hnsw.load(folder / "saved", SIZE, [])
+        Hnsw.load(folder / "saved", SIZE, np.empty(0, np.int64))
 
 
 def fill(gallery: Gallery, people: int, start: int = 0) -> None:
@@ -360,4 +361,41 @@ def test_whose_a_sample_is_does_not_depend_on_the_order_of_enrolment(folder: Pat
             gallery.forget("p4")
             with gallery._read() as tables:
                 plain = tables.execute("SELECT id, person_id FROM sample")
-                assert tables.owners() == {int(i): int(p) for i, p in plain}
+                ids, people = tables.owners()
+                assert list(zip(ids.tolist(), people.tolist(), strict=True)) == sorted(plain)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    first=st.dictionaries(st.integers(0, 40), st.integers(0, 9)),
+    steps=st.lists(
+        st.tuples(st.booleans(), st.dictionaries(st.integers(0, 40), st.integers(0, 9)))
+    ),
+    least=st.integers(0, 10),
+)
+def test_numbers_are_those_of_a_dictionary(
+    first: dict[int, int], steps: list[tuple[bool, dict[int, int]]], least: int
+) -> None:
+    def arrays(some: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(list(some), np.int64), np.array(list(some.values()), np.int64)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numbers, "LEAST", least)
+        plain, held = dict(first), Numbers.of(*arrays(first))
+        for add, some in steps:
+            keys, values = arrays(some)
+            if add:
+                plain.update(some)
+                held.put(keys, values)
+            else:
+                for key in some:
+                    plain.pop(key, None)
+                held.drop(keys)
+            assert len(held) == len(plain)
+            assert sorted(held.keys().tolist()) == sorted(plain)
+            assert held[np.array(list(plain), np.int64)] == list(plain.values())
+            for key in range(42):
+                assert (key in held) is (key in plain)
+                if key not in plain:  # a wrong name would be worse than an error
+                    with pytest.raises(KeyError):
+                        held[np.array([key])]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from edgeface.gallery.index.hnsw import Hnsw
-from edgeface.gallery.index.scan import Ids, Searcher
+from edgeface.gallery.index.numbers import Ids
+from edgeface.gallery.index.scan import Searcher
 from edgeface.types import Array
 
 
 class Graph(Searcher, Protocol):
     """A `Searcher` that can be kept in a file. An id stands for one vector for ever."""
 
-    def ids(self) -> Set[int]:
+    def ids(self) -> Ids:
         """The samples it holds."""
         ...
 
@@ -38,7 +39,7 @@ class Family:
     name: str
     package: str
     empty: Callable[[int, int], Graph]
-    load: Callable[[Path, int, Iterable[int]], Graph]
+    load: Callable[[Path, int, Ids], Graph]
 
 
 FAMILIES: list[Family] = [Family("hnsw", "hnswlib", Hnsw.empty, Hnsw.load)]

@@ -8,13 +8,13 @@ reaches, forgets `ef` when saved, and only marks what is deleted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeface.gallery.index.scan import THREADS, Ids
+from edgeface.gallery.index.numbers import Ids, Numbers
+from edgeface.gallery.index.scan import THREADS
 from edgeface.score import topk
 from edgeface.types import Array
 
@@ -35,7 +35,7 @@ class Hnsw:
     """Samples labelled by their ids. An id stands for one vector for ever, so a saved graph stays
     valid whatever happens to the gallery: what is missing is added, what is gone removed."""
 
-    def __init__(self, size: int, graph: hnswlib.Index, alive: set[int]) -> None:
+    def __init__(self, size: int, graph: hnswlib.Index, alive: Numbers) -> None:
         self._size, self._graph, self._alive = size, graph, alive
         graph.set_num_threads(THREADS)
         graph.set_ef(breadth(len(alive)))
@@ -52,19 +52,21 @@ class Hnsw:
             ef_construction=EF_CONSTRUCTION,
             allow_replace_deleted=True,
         )
-        return cls(size, graph, set())
+        return cls(size, graph, Numbers())
 
     @classmethod
-    def load(cls, path: Path, size: int, wanted: Iterable[int]) -> Hnsw:
+    def load(cls, path: Path, size: int, wanted: Ids) -> Hnsw:
         """A saved graph of which only the samples `wanted` are kept. RuntimeError when the file
         is no graph."""
         import hnswlib
 
         graph = hnswlib.Index(space="ip", dim=size)
         graph.load_index(str(path), allow_replace_deleted=True)
-        held = set(graph.get_ids_list())
-        loaded = cls(size, graph, held.intersection(wanted))
-        for sample in held - loaded._alive:
+        held = np.sort(np.array(graph.get_ids_list(), np.int64))
+        # Most of the time all are there, and of a million, comparing takes time.
+        gone = held[:0] if np.array_equal(held, wanted) else np.setdiff1d(held, wanted)
+        loaded = cls(size, graph, Numbers.of(np.setdiff1d(held, gone) if len(gone) else held))
+        for sample in gone.tolist():
             try:
                 loaded._erase(np.array([sample], np.int64))
             except RuntimeError:  # deleted before it was saved
@@ -81,9 +83,9 @@ class Hnsw:
     def __contains__(self, sample: int) -> bool:
         return sample in self._alive
 
-    def ids(self) -> Set[int]:
-        """The samples it holds, as they are now."""
-        return self._alive
+    def ids(self) -> Ids:
+        """The samples it holds."""
+        return self._alive.keys()
 
     def add(self, ids: Ids, rows: Array) -> None:
         nodes, most = self._graph.get_current_count(), self._graph.get_max_elements()
@@ -93,12 +95,12 @@ class Hnsw:
             self._graph.add_items(rows, ids, num_threads=1, replace_deleted=True)
         else:
             self._graph.add_items(rows, ids)
-        self._alive.update(ids.tolist())
+        self._alive.put(ids)
         self._graph.set_ef(breadth(len(self._alive)))
 
     def remove(self, ids: Ids) -> None:
         self._erase(ids)
-        self._alive.difference_update(ids.tolist())
+        self._alive.drop(ids)
 
     def _erase(self, ids: Ids) -> None:
         # Overwrite the vectors before marking them, so that a forgotten face is gone.
@@ -119,5 +121,5 @@ class Hnsw:
 
     def contents(self) -> tuple[Ids, Array]:
         """Ids (n,) and rows (n, d), copied out of the graph."""
-        ids = np.fromiter(self._alive, np.int64, len(self))
+        ids = self.ids()
         return ids, np.asarray(self._graph.get_items(ids, return_type="numpy"), np.float32)

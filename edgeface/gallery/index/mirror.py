@@ -17,8 +17,9 @@ import numpy as np
 from edgeface.errors import EdgefaceError
 from edgeface.gallery.index.cache import IndexFile
 from edgeface.gallery.index.families import Family, Graph, best
+from edgeface.gallery.index.numbers import Ids, Numbers
 from edgeface.gallery.index.people import Index
-from edgeface.gallery.index.scan import Exact, Ids, Searcher, Sketch
+from edgeface.gallery.index.scan import Exact, Searcher, Sketch
 from edgeface.gallery.storage.cipher import Cipher
 from edgeface.gallery.storage.contract import agree_on_cipher
 from edgeface.gallery.storage.database import Database, Execute
@@ -213,25 +214,28 @@ class Mirror:
             if tables.count_samples() <= EXACT_LIMIT:
                 return
             file = self._file.read(tables, family.name)
-            until, owners, people = tables.revision(), tables.owners(), tables.identities(-1)
+            until, (ids, owners), people = (
+                tables.revision(),
+                tables.owners(),
+                tables.identities(-1),
+            )
         path = file.result()
         if path is None:
             return
         try:
-            graph = family.load(path, self._size, owners)
+            graph = family.load(path, self._size, ids)
         except (RuntimeError, MemoryError):
             return  # it will be built anew
         self._index.identify(people)
         self._index.swap(graph)
-        # Of a million, comparing takes time, and all are there most of the time.
-        absent = owners.keys() - graph.ids() if len(graph) < len(owners) else set()
-        missing = np.array(sorted(absent), np.int64)
+        missing = np.setdiff1d(ids, graph.ids()) if len(graph) < len(ids) else ids[:0]
         for start in range(0, len(missing), CHUNK):
             found, rows = self._fetch(missing[start : start + CHUNK])
             graph.add(found, rows)
-        for i in absent - graph.ids():  # damaged
-            del owners[i]
-        self._index.own(owners)
+        if len(graph) < len(ids):  # some are damaged
+            sound = np.isin(ids, graph.ids())
+            ids, owners = ids[sound], owners[sound]
+        self._index.own(Numbers.of(ids, owners))
         self._graph, self._revision, self._unsaved = graph, until, len(missing)
 
     def _save(self) -> None:

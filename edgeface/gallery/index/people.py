@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from edgeface.gallery.index.scan import Ids, Searcher
+from edgeface.gallery.index.numbers import Ids, Numbers
+from edgeface.gallery.index.scan import Searcher
 from edgeface.types import Array, Kind, Match
 
 
@@ -61,16 +62,16 @@ class Index:
     def __init__(self, searcher: Searcher) -> None:
         self.searcher = searcher
         self._lock = ReadWriteLock()
-        self._owner: dict[int, int] = {}
+        self._owner = Numbers()
         self._people: dict[int, tuple[str, Kind]] = {}
 
     def __len__(self) -> int:
         return len(self.searcher)
 
-    def ids(self) -> list[int]:
+    def ids(self) -> Ids:
         """The samples it holds."""
         with self._lock:
-            return list(self._owner)
+            return self._owner.keys()
 
     def swap(self, searcher: Searcher) -> None:
         """Search with another searcher that holds the same samples from now on."""
@@ -82,10 +83,10 @@ class Index:
         with self._lock.writing():
             self._people.update(people)
 
-    def own(self, owners: dict[int, int]) -> None:
-        """Set the owners of samples that the searcher holds already."""
+    def own(self, owners: Numbers) -> None:
+        """Set the owners of all the samples, which the searcher holds already."""
         with self._lock.writing():
-            self._owner = {**self._owner, **owners} if self._owner else owners
+            self._owner = owners
 
     def remove(self, ids: Ids) -> None:
         """Drop samples; those it does not hold are ignored."""
@@ -93,8 +94,7 @@ class Index:
         if len(gone):
             with self._lock.writing():
                 self.searcher.remove(gone)
-                for i in gone.tolist():
-                    del self._owner[i]
+                self._owner.drop(gone)
 
     def add(self, ids: Ids, owners: Ids, rows: Array) -> None:
         """Add samples (n,) of people `owners` (n,) with unit `rows` (n, d); samples it already
@@ -103,7 +103,7 @@ class Index:
             new = np.array([i not in self.searcher for i in ids.tolist()], bool)
             if new.any():
                 self.searcher.add(ids[new], rows[new])
-            self._owner.update(zip(ids.tolist(), owners.tolist(), strict=True))
+            self._owner.put(ids, owners)
 
     def search(self, probes: Array, k: int, kind: Kind | None = None) -> list[list[Match]]:
         """For each probe (q, d) the `k` nearest people (of one kind), each by its most similar
@@ -124,13 +124,17 @@ class Index:
     def _found(self, probes: Array, take: int, k: int, kind: Kind | None) -> list[list[Match]]:
         """The people among the `take` samples nearest to each probe, at most `k`."""
         ids, sims = self.searcher.search(probes, take)
-        rows = zip(ids.tolist(), sims.tolist(), strict=True)
-        return [self._nearest(a, b, k, kind) for a, b in rows]
+        return [
+            self._nearest(self._owner[some], row, k, kind)
+            for some, row in zip(ids, sims.tolist(), strict=True)
+        ]
 
-    def _nearest(self, ids: list[int], sims: list[float], k: int, kind: Kind | None) -> list[Match]:
+    def _nearest(
+        self, owners: list[int], sims: list[float], k: int, kind: Kind | None
+    ) -> list[Match]:
         best: dict[int, Match] = {}
         people = self._people
-        for person, similarity in zip(map(self._owner.__getitem__, ids), sims, strict=True):
+        for person, similarity in zip(owners, sims, strict=True):
             if person in best:
                 continue
             known = people.get(person)

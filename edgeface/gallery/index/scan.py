@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.gallery.index.numbers import Ids
 from edgeface.score import topk
 from edgeface.types import Array
 
-Ids = NDArray[np.int64]
 Fetch = Callable[[Ids], tuple[Ids, Array]]
 
 THREADS = 2

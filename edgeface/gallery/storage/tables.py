@@ -302,36 +302,39 @@ class Tables(Values):
             parts.append(embeddings)
         return np.array(found, np.int64), np.concatenate(parts)
 
-    def owners(self) -> dict[int, int]:
-        """The person of every sample, by its id. Most people were enrolled at once, so that their
-        ids follow one another: a row for each of them is read in a fifth of the time that a row for
-        each sample takes, of a million half a second."""
+    def owners(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Every sample and its person, (n,) each, samples ascending. Most people were enrolled at
+        once, so that their ids follow one another: a row for each of them is read in a fifth of
+        the time that a row for each sample takes, of a million half a second."""
         runs = self.execute(
             "SELECT person_id, min(id), max(id), count(*) FROM sample GROUP BY person_id"
         )
-        owners: dict[int, int] = {}
-        scattered = []
-        for person, first, last, count in runs:
-            if last - first + 1 == count:
-                owners.update(dict.fromkeys(range(first, last + 1), whole(person)))
-            else:
-                scattered.append(person)
+        scattered = [p for p, first, last, count in runs if last - first + 1 != count]
         if len(scattered) > len(runs) // 4:
             rows = self.execute("SELECT id, person_id FROM sample")
-            return {i: whole(person) for i, person in rows}
-        for person in scattered:
-            rows = self.execute("SELECT id FROM sample WHERE person_id = ?", (person,))
-            owners.update(dict.fromkeys((i for (i,) in rows), whole(person)))
-        return owners
+            ids = np.array([i for i, _ in rows], np.int64)
+            people = np.array([whole(person) for _, person in rows], np.int64)
+        else:
+            parts = [run for run in runs if run[2] - run[1] + 1 == run[3]]
+            for person in scattered:
+                rows = self.execute("SELECT id FROM sample WHERE person_id = ?", (person,))
+                parts += [(person, i, i, 1) for (i,) in rows]
+            firsts = np.array([first for _, first, _, _ in parts], np.int64)
+            counts = np.array([count for _, _, _, count in parts], np.int64)
+            people = np.repeat(np.array([whole(p) for p, *_ in parts], np.int64), counts)
+            begins = np.cumsum(counts) - counts
+            ids = np.arange(len(people)) + np.repeat(firsts - begins, counts)
+        order = np.argsort(ids, kind="stable")
+        return ids[order], people[order]
 
     def count_samples(self) -> int:
         return int(self.execute("SELECT count(*) FROM sample")[0][0])
 
-    def dropped(self, since: int, held: Iterable[int]) -> list[int]:
+    def dropped(self, since: int, held: NDArray[np.int64]) -> list[int]:
         """The samples deleted after revision `since`, of which `held` are of interest."""
         if since < self._state("floor"):  # the list no longer reaches back so far
-            there = self.owners()
-            return [i for i in held if i not in there]
+            gone: list[int] = np.setdiff1d(held, self.owners()[0]).tolist()
+            return gone
         rows = self.execute("SELECT sample_id FROM dropped WHERE revision > ?", (since,))
         return [int(i) for (i,) in rows]
 
