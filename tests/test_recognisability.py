@@ -203,8 +203,11 @@ def test_poor_pictures_can_be_passed_over(app: Identifier, portrait: np.ndarray)
     assert len(reasons) == 1
 
 
-@pytest.mark.parametrize("model", ["mobilefacenet", "mobilefacenet-int8"])
-def test_the_default_embedder_has_its_measure_in_both_forms(model: str) -> None:
+@pytest.mark.parametrize(
+    "model",
+    ["mobilefacenet", "mobilefacenet-int8", "mobilefacenet-edge", "mobilefacenet-edge-int8"],
+)
+def test_every_shipped_embedder_has_its_measure(model: str) -> None:
     card = load_card(model, "embedding")
     assert Recogniser.beside(card.path, card.digest) is not None
 
