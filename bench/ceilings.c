@@ -1,5 +1,5 @@
-/* What the machine can do at most: reading memory, and multiply-adds from registers, by any number
- * of threads. Built by bench/timing.py with the flags of the widest instructions there are. */
+/* What the machine can do at most: reading memory, multiply-adds from registers, and both at once as
+ * scoring needs them (on some machines the times of the two add up), by any number of threads. Built by bench/timing.py with the flags of the widest instructions there are. */
 #include <immintrin.h>
 #include <pthread.h>
 #include <stddef.h>
@@ -29,6 +29,7 @@ typedef struct {
     const float *p;
     size_t count; /* floats to read, or rounds of multiply-adds */
     float sum;
+    int probes;   /* multiply-adds for each vector read */
 } share;
 
 /* Sums `count` floats, a multiple of 8 vectors, in address order. */
@@ -67,6 +68,46 @@ static void *multiply_share(void *argument) {
     return NULL;
 }
 
+/* Reads as `read_share` does, and multiplies every vector with `probes` vectors in registers. */
+static inline __attribute__((always_inline)) float read_and_multiply(const float *p, size_t count,
+                                                                     const int probes) {
+    enum { CHAIN = 16, AHEAD = 32768 / sizeof(float) };
+    const int lines = probes < 8 ? 8 : 1; /* read together, so that no sum waits for itself */
+    vec acc[CHAIN], x[4];
+    for (int i = 0; i < CHAIN; i++) acc[i] = SET(0);
+    for (int i = 0; i < 4; i++) x[i] = SET(0.5f + (float)i);
+    for (size_t at = 0; at + 8 * LANES <= count; at += 8 * LANES) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            __builtin_prefetch(p + at + i * LANES + AHEAD);
+            const vec row = LOAD(p + at + i * LANES);
+#pragma GCC unroll 32
+            for (int q = 0; q < probes; q++) {
+                const int chain = (lines == 1 ? q : i + 8 * q) % CHAIN;
+                acc[chain] = FMA(row, x[q % 4], acc[chain]);
+            }
+        }
+    }
+    float out[LANES], sum = 0;
+    for (int i = 1; i < CHAIN; i++) acc[0] = ADD(acc[0], acc[i]);
+    STORE(out, acc[0]);
+    for (int i = 0; i < LANES; i++) sum += out[i];
+    return sum;
+}
+
+static void *both_share(void *argument) {
+    share *s = argument;
+    switch (s->probes) {
+    case 1: s->sum = read_and_multiply(s->p, s->count, 1); break;
+    case 2: s->sum = read_and_multiply(s->p, s->count, 2); break;
+    case 4: s->sum = read_and_multiply(s->p, s->count, 4); break;
+    case 8: s->sum = read_and_multiply(s->p, s->count, 8); break;
+    case 16: s->sum = read_and_multiply(s->p, s->count, 16); break;
+    default: s->sum = read_and_multiply(s->p, s->count, 32); break;
+    }
+    return NULL;
+}
+
 /* The calling thread works too; returns something that depends on all the work. */
 static float all(void *work(void *), share *shares, int threads) {
     pthread_t others[MAX_THREADS];
@@ -82,19 +123,29 @@ static float all(void *work(void *), share *shares, int threads) {
     return sum;
 }
 
-float read_once(const float *p, size_t count, int threads) {
+static float over(void *work(void *), const float *p, size_t count, int probes, int threads) {
     share shares[MAX_THREADS];
     if (threads > MAX_THREADS) threads = MAX_THREADS;
     for (int t = 0; t < threads; t++)
-        shares[t] = (share){p + count / (size_t)threads * (size_t)t, count / (size_t)threads, 0};
-    return all(read_share, shares, threads);
+        shares[t] = (share){p + count / (size_t)threads * (size_t)t, count / (size_t)threads, 0,
+                            probes};
+    return all(work, shares, threads);
+}
+
+float read_once(const float *p, size_t count, int threads) {
+    return over(read_share, p, count, 0, threads);
+}
+
+/* For 1, 2, 4, 8, 16 or 32 probes. */
+float read_and_score(const float *p, size_t count, int probes, int threads) {
+    return over(both_share, p, count, probes, threads);
 }
 
 /* `rounds` times CHAINS independent multiply-adds per thread; returns operations done. */
 double multiply_add(size_t rounds, int threads, float *sink) {
     share shares[MAX_THREADS];
     if (threads > MAX_THREADS) threads = MAX_THREADS;
-    for (int t = 0; t < threads; t++) shares[t] = (share){NULL, rounds, 0};
+    for (int t = 0; t < threads; t++) shares[t] = (share){NULL, rounds, 0, 0};
     *sink = all(multiply_share, shares, threads);
     return 2.0 * LANES * CHAINS * (double)rounds * threads;
 }

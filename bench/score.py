@@ -8,6 +8,8 @@ does not depend on it, the certificate's cost does.
 
     fraction_of_read_bandwidth   bytes of W / time, over a plain read of W in the same round
     fraction_of_ceiling          the greater of that and multiply-adds / time over the FMA peak
+    fraction_of_combined_ceiling the time of a bare loop that reads W and multiplies as often, over
+                                 the time: on some machines reading and multiplying add up
 
 All parts and sizes together take half an hour. Each can run for itself (--only, --classes, --dims,
 --threads), and --update FILE collects the figures of many runs in one JSON document with the tables
@@ -131,7 +133,11 @@ def _against(key: str, seconds: Times, name: str, peers: list[str]) -> Figures:
 
 def _fractions(key: str, seconds: Times, name: str, size: float, operations: float) -> Figures:
     if "read" not in seconds:
-        return {f"{key}.fraction_of_read_bandwidth": None, f"{key}.fraction_of_ceiling": None}
+        return {
+            f"{key}.fraction_of_read_bandwidth": None,
+            f"{key}.fraction_of_ceiling": None,
+            f"{key}.fraction_of_combined_ceiling": None,
+        }
     read = size / seconds[name] / seconds["read"]
     fma = operations / seconds[name] / seconds["fma"]
     out: Figures = {
@@ -142,6 +148,7 @@ def _fractions(key: str, seconds: Times, name: str, size: float, operations: flo
     }
     if name == "fp32":
         out[f"{key}.fraction_of_ceiling"] = float(np.median(np.maximum(read, fma)))
+        out[f"{key}.fraction_of_combined_ceiling"] = ratio(seconds["both"], seconds[name])
     return out
 
 

@@ -70,7 +70,8 @@ class Timer:
         rows: NDArray[np.float32] | None = None,
     ) -> dict[str, NDArray[np.float64]]:
         """Seconds (rounds,) of every method, once per round. With `rows` also `read` and `fma`,
-        the bytes of them and the multiply-add operations that this machine does in a second."""
+        the bytes of them and the multiply-add operations that this machine does in a second, and
+        `both`, the seconds it takes to read them and to multiply each of them with every probe."""
         repeats: dict[str, int] = {}
         seconds: dict[str, list[float]] = {name: [] for name in methods}
         calls = {name: functools.partial(method, x) for name, method in methods.items()}
@@ -79,7 +80,7 @@ class Timer:
             again = first if first > SLOW else self.seconds(call)
             repeats[name] = max(1, int(np.ceil(LEAST / max(again, 1e-6))))
         limit = ceilings() if rows is not None else None
-        read, fma = [], []
+        read, fma, both = [], [], []
         for _ in range(rounds):
             if limit is not None and rows is not None:
                 reading = functools.partial(limit.read, rows, self.threads)
@@ -87,11 +88,15 @@ class Timer:
                 self._rest(reading)
                 read.append(rows.nbytes / self.seconds(reading))
                 fma.append(limit.operations * self.threads / self.seconds(multiplying))
+                together = functools.partial(limit.score, rows, len(x), self.threads)
+                both.append(self.seconds(together, max(1, int(LEAST * read[-1] / rows.nbytes))))
             for name, call in calls.items():
                 self._rest(call)
                 seconds[name].append(self.seconds(call, repeats[name]))
         found = {name: np.asarray(v) for name, v in seconds.items()}
-        return found | ({"read": np.asarray(read), "fma": np.asarray(fma)} if read else {})
+        if read:
+            found |= {"read": np.asarray(read), "fma": np.asarray(fma), "both": np.asarray(both)}
+        return found
 
     def _rest(self, wake: Callable[[], Any]) -> None:
         """Lets other pools fall asleep and this one wake up; one thread has none."""
@@ -106,12 +111,16 @@ def ratio(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> float:
 
 
 class Ceilings:
-    """Plain reading and register-only multiply-adds, from bench/ceilings.c."""
+    """Plain reading, register-only multiply-adds, and both at once, from bench/ceilings.c."""
 
     def __init__(self, library: Path) -> None:
         self._c = ctypes.CDLL(str(library))
         self._c.read_once.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self._c.read_once.restype = ctypes.c_float
+        self._c.read_and_score.argtypes = [
+            ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int
+        ]  # fmt: skip
+        self._c.read_and_score.restype = ctypes.c_float
         self._c.multiply_add.argtypes = [
             ctypes.c_size_t, ctypes.c_int, ctypes.POINTER(ctypes.c_float)
         ]  # fmt: skip
@@ -120,6 +129,16 @@ class Ceilings:
 
     def read(self, rows: NDArray[np.float32], threads: int) -> float:
         return float(self._c.read_once(rows.ctypes.data, rows.size, threads))
+
+    def score(self, rows: NDArray[np.float32], probes: int, threads: int) -> float:
+        """Reads rows and multiplies; for a number of probes of which there is no loop, by parts."""
+        done, part = 0.0, 32
+        while probes > 0:
+            while part > probes:
+                part //= 2
+            done += float(self._c.read_and_score(rows.ctypes.data, rows.size, part, threads))
+            probes -= part
+        return done
 
     def multiply(self, threads: int) -> float:
         return float(self._c.multiply_add(400_000, threads, ctypes.byref(ctypes.c_float())))
