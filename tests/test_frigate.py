@@ -314,6 +314,19 @@ def test_a_name_that_was_wrong_is_taken_back(nvr, wire, people, faces) -> None:
     assert nvr.posts == [(one, "Ann"), (one, "Ben"), (one, "")]
 
 
+def test_the_last_sight_puts_a_label_right(nvr, wire, people, faces) -> None:
+    """Frigate has only one body at first, of somebody else who is in the same place."""
+    first = nvr.follow("door", LEFT, now())
+    wire()
+    faces("identified", 1, LEFT, people.ann)
+    until(lambda: nvr.labels() == {first: "Ann"})
+    nvr.rows[first]["data"]["box"] = list(RIGHT)
+    second = nvr.follow("door", LEFT, now())
+    faces("lost", 1, LEFT, people.ann)
+    until(lambda: nvr.labels() == {first: None, second: "Ann"})
+    assert nvr.posts == [(first, "Ann"), (first, ""), (second, "Ann")]
+
+
 def test_who_lost_the_name_before_frigate_knew_gets_none(nvr, wire, people, faces) -> None:
     wire()
     faces("identified", 1, LEFT, people.ann)
@@ -435,16 +448,64 @@ def test_the_pairing_does_not_depend_on_the_order(order: list[int], seed: int) -
     rng = np.random.default_rng(seed)
     boxes = [(0.05 + 0.24 * i, float(rng.uniform(0.1, 0.3))) for i in range(4)]
     bodies = [Body(str(i), 0.0, None, (x, y, x + 0.2, 0.95)) for i, (x, y) in enumerate(boxes)]
-    sights = [Sight(5.0, (x + 0.06, y + 0.02, x + 0.14, y + 0.12)) for x, y in boxes]
+    sights = [[Sight(5.0, (x + 0.06, y + 0.02, x + 0.14, y + 0.12))] for x, y in boxes]
     assert fits([sights[i] for i in order], bodies) == list(order)
     assert fits([], bodies) == [] and fits(sights, []) == [None] * 4
 
 
+def walked(rng: np.random.Generator, size: float, horizon: float) -> tuple[Body, list[Sight]]:
+    """Somebody who walks across the picture, what Frigate writes down of it (a path point per 5 %
+    of the diagonal, the box of one moment), and two sights of the face, on another clock."""
+    begin = rng.uniform(0, 2)
+    end = begin + rng.uniform(3, 6)
+    (x0, x1), (y0, y1) = rng.uniform(0.1, 0.9, 2), rng.uniform(0.55, 1.1, 2)
+    size *= rng.uniform(0.9, 1.1)
+
+    def box(moment: float) -> np.ndarray:
+        share = (moment - begin) / (end - begin)
+        x, bottom = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
+        height = size * (bottom - horizon)
+        half = 0.12 * height
+        return np.array([x - half, bottom - height, x + half, min(bottom, 1.0)])
+
+    def noisy(moment: float) -> np.ndarray:
+        found = box(moment)
+        return found + rng.normal(0, 0.02 * (found[3] - found[1]), 4)
+
+    path: list[tuple[float, float, float]] = []
+    for moment in np.arange(begin, end, 0.2):
+        a, _, b, bottom = noisy(moment)
+        point = (float(moment), float(a + b) / 2, float(bottom))
+        if len(path) < 2 or np.hypot(*np.subtract(path[-1][1:], point[1:])) >= 0.057:
+            path.append(point)
+    a, b, c, d = map(float, noisy(rng.uniform(begin, end)))
+    sights, late = [], rng.normal(0, 0.2)
+    for moment in np.sort(rng.uniform(begin + 0.5, end, 2)):
+        left, top, right, _ = box(moment)
+        width, height = (right - left) * 0.25, (right - left) * 0.58
+        x = (left + right) / 2 + rng.normal(0, 0.1) * (right - left)
+        sights.append(
+            Sight(moment + late, (x - width / 2, top + 0.01, x + width / 2, top + height))
+        )
+    return Body("", begin, None, (a, b, c, d), tuple(path)), sights
+
+
+def test_people_who_cross_get_their_own_labels() -> None:
+    rng, counts = np.random.default_rng(3), {"right": 0, "none": 0, "wrong": 0}
+    for _ in range(150):
+        size, horizon = rng.uniform(0.5, 1.0), rng.uniform(-0.1, 0.3)
+        two = [walked(rng, size, horizon) for _ in range(2)]
+        found = fits([sights for _, sights in two], [body for body, _ in two])
+        for own, index in enumerate(found):
+            counts["none" if index is None else "right" if index == own else "wrong"] += 1
+    assert counts["right"] >= 0.93 * 300 and counts["wrong"] <= 0.01 * 300, counts
+
+
 def test_two_who_could_as_well_be_swapped_are_nobody() -> None:
     bodies = [Body(n, 0.0, 10.0, (0.4, 0.2, 0.6, 0.9)) for n in "ab"]
-    sights = [Sight(5.0, (0.45, 0.22, 0.52, 0.3)), Sight(5.0, (0.47, 0.22, 0.54, 0.3))]
+    sights = [[Sight(5.0, (0.45, 0.22, 0.52, 0.3))], [Sight(5.0, (0.47, 0.22, 0.54, 0.3))]]
     assert fits(sights, bodies) == [None, None]
-    late = [Sight(50.0, sights[0].box)]
+    late = [[Sight(50.0, sights[0][0].box)]]
     assert fits(late, bodies) == [None]
 
 

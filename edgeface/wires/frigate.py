@@ -14,7 +14,7 @@ from edgeface.errors import ArgumentError
 from edgeface.redaction import redact
 from edgeface.sightings import Sightings
 from edgeface.wires.confidence import confidence
-from edgeface.wires.fitting import fits, sight_of
+from edgeface.wires.fitting import Sight, fits, sight_of
 from edgeface.wires.frigate_api import FrigateApi, NotTaken
 from edgeface.wires.reader import Event, NotYet, Reader, age
 
@@ -27,6 +27,7 @@ PATIENCE = 30.0  # seconds until Frigate has written down whom it follows
 LABEL = 100  # characters of a sub label (Frigate's EventsSubLabelBody)
 Track = tuple[str, int]  # run and number
 FACES = {"seen", "identified", "changed", "lost"}
+SIGHTS = 8  # of a face by which its body is found, the newest
 KEPT = 1000  # labels written, so that none is written twice
 
 
@@ -92,6 +93,21 @@ def address(options: FrigateOptions | None, source: str) -> str:
     return options.stream(source.removeprefix(SCHEME))
 
 
+@dataclass(slots=True, eq=False)
+class _Face:
+    """A face that is there: its newest event, and where it was, by the ids of events."""
+
+    event: Event
+    sights: dict[str, Sight] = field(default_factory=dict)
+
+    def take(self, event: Event) -> None:
+        """Go on with a later event."""
+        self.event = event
+        self.sights[event["id"]] = sight_of(event, _time(event))
+        if len(self.sights) > SIGHTS:
+            del self.sights[next(iter(self.sights))]
+
+
 class Frigate:
     """Writes the name of who is identified onto the person that Frigate follows there, found by
     camera, time and box, as its `sub_label`, and takes it back when the name turns out wrong.
@@ -123,7 +139,7 @@ class Frigate:
         self._options, self.camera = options, camera
         self._tell = tell or (lambda update: None)
         self._api = FrigateApi(options.url, options.timeout)
-        self._live: dict[str, dict[Track, Event]] = {}  # by camera and track
+        self._live: dict[str, dict[Track, _Face]] = {}  # by camera and track
         self._labelled: dict[Track, str] = {}  # Frigate's id, by track
         self._written: dict[str, str] = {}  # labels by Frigate's id
         self._done: set[str] = set()  # events of this batch
@@ -154,11 +170,11 @@ class Frigate:
 
     def _take(self, event: Event, camera: str, track: Track) -> None:
         live = self._live.setdefault(event["camera"], {})
-        if track in self._gone or (track in live and live[track]["id"] > event["id"]):
+        if track in self._gone or (track in live and live[track].event["id"] > event["id"]):
             return  # it waited, and a later event of the track took its place
         for other in [t for t in live if t[0] != event["run"]]:
             del live[other]  # of a run that was killed before it could say so
-        live[track] = event
+        live.setdefault(track, _Face(event)).take(event)
         if event["kind"] in self._options.kinds:
             self._name(event, camera, track, live)
         elif track in self._labelled:
@@ -177,16 +193,13 @@ class Frigate:
         self._done.clear()
         self._gone.clear()
 
-    def _name(self, event: Event, camera: str, own: Track, live: dict[Track, Event]) -> None:
-        """Write the names of all who are there, as one more face may tell the others apart."""
-        named = self._written.get(self._labelled.get(own, ""), "")
-        if named == event["name"][:LABEL] and event["event"] == "lost":
-            return
+    def _name(self, event: Event, camera: str, own: Track, live: dict[Track, _Face]) -> None:
+        """Write the names of all who are there, as one more sight may tell the others apart."""
         tracks = list(live)
         bodies = self._api.bodies(camera, _time(event))
-        sights = [sight_of(live[t], _time(live[t])) for t in tracks]
-        for track, index in zip(tracks, fits(sights, bodies), strict=True):
-            told = live[track]
+        found = fits([list(live[track].sights.values()) for track in tracks], bodies)
+        for track, index in zip(tracks, found, strict=True):
+            told = live[track].event
             if told["kind"] not in self._options.kinds:
                 continue
             if index is not None:
