@@ -3,11 +3,16 @@
 `--network head` (default) learns a linear map on the frozen embeddings of a shipped embedder,
 starting as the identity, so that before and after differ by what was learned and nothing else; it
 costs a CPU minutes, and `--fold` writes it into a checkpoint of that embedder, ready for export.
-`--network inception-resnet-v1` trains that network on the pictures, its batch normalisation frozen
-when it starts from given weights (`--init`).
+`--network inception-resnet-v1` trains that network on the pictures, turned, mirrored and tinted as
+the original does, its batch normalisation frozen when it starts from given weights (`--init`).
 
 Either is written as `match.onnx` with its card, for `edgeface verify --model OUT/match.onnx` and
 `identify`; the threshold is that of the people held out.
+
+With `--pairs LIST` instead of folders a batch is P pairs of a list, `PICTURE PICTURE SAME` a line,
+see `export/siamese_pairs.py`. `--test LIST` draws F1 and accuracy over the threshold, before and
+after, as `test.png` and `test.json`, on the pairs of which no picture is trained on; it is a gate
+as `--lfw` is.
 
 A batch is P people with K pictures each: triplets take the farthest positive and the nearest
 negative (batch hard), contrastive pairs all positives and as many of the nearest negatives. The
@@ -21,7 +26,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +37,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.embed import DEFAULT, Embedder
-from edgeface.errors import EdgefaceError
+from edgeface.errors import DataError, EdgefaceError
+from edgeface.metrics import equal_error_rate, tar_at_far
 from export.checkpoint import read_checkpoint
 from export.classes import (
-    Bar,
-    DataError,
-    Floats,
-    Ints,
-    PeopleBatches,
+    DataError as ClassesError,
+)
+from export.classes import (
     Split,
     choose_device,
     draw_curves,
@@ -47,13 +52,24 @@ from export.classes import (
     verification,
 )
 from export.data import Pack
-from export.losses import contrastive, triplet_batch_hard
-from export.networks.inception_resnet import InceptionResNetV1, freeze_norms
+from export.networks.inception_resnet import InceptionResNetV1
 from export.protocols.lfw import read_lfw, verify
+from export.siamese_fit import MARGIN, Course, Inputs, Outcome, PeopleCourse, embed, fit
 from export.siamese_onnx import ship
+from export.siamese_pairs import (
+    Listed,
+    PairCourse,
+    best,
+    curve,
+    draw,
+    hold_out,
+    read_list,
+    scores,
+)
 from export.teachers import to_input
+from export.threshold import Measured, measure, measure_pairs
 from export.to_onnx import load_network
-from export.training import cosine_rate, finite, save
+from export.training import save
 
 # Cosine of a checkpoint and the model exported from it: .99 and more with 8-bit integers.
 SAME_NETWORK = 0.97
@@ -61,16 +77,20 @@ SAME_NETWORK = 0.97
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export train siamese", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of people, or a pack")
+    parser.add_argument("--data", type=Path, help="folder of people, or a pack")
+    parser.add_argument("--pairs", type=Path, help="a list of pairs to train on instead")
+    parser.add_argument("--test", type=Path, help="a list of pairs to judge by: the other gate")
+    parser.add_argument("--root", type=Path, help="where the lists' pictures are; default: by them")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--network", choices=["head", "inception-resnet-v1"], default="head")
     parser.add_argument("--embedder", default=DEFAULT, help="embedder under the head")
     parser.add_argument("--init", type=Path, help="state of the whole network to start from")
     parser.add_argument("--loss", choices=["contrastive", "triplet"], default="triplet")
     parser.add_argument("--margin", type=float, help="default: 1.0 contrastive, 0.2 triplet")
-    parser.add_argument("--people", type=int, default=32, help="P of a batch")
+    parser.add_argument("--people", type=int, default=32, help="P of a batch; of lists, pairs")
     parser.add_argument("--pictures", type=int, default=4, help="K of a batch")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--schedule", choices=["cosine", "plateau"], default="cosine")
     parser.add_argument("--every", type=int, default=50, help="steps between validations")
     parser.add_argument("--patience", type=int, default=5, help="validations without a better one")
     parser.add_argument("--rate", type=float, default=1e-4)
@@ -81,22 +101,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--lfw", type=Path, help="folder with pairs.txt and aligned112: the gate")
     parser.add_argument("--fold", type=Path, help="embedder checkpoint to write the head into")
     return parser
-
-
-class Inputs:
-    """What the trained network sees of a row: its frozen embedding, or its picture."""
-
-    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
-        self.device = device
-        head = args.network == "head"
-        self.embedder = Embedder.load(args.embedder, threads=args.threads) if head else None
-
-    def of(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        return self.embedder(np.ascontiguousarray(images)) if self.embedder else images
-
-    def tensor(self, part: NDArray[np.generic]) -> Tensor:
-        values = part if self.embedder else to_input(np.asarray(part))
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
 
 def make_network(args: argparse.Namespace, inputs: Inputs) -> nn.Module:
@@ -110,88 +114,6 @@ def make_network(args: argparse.Namespace, inputs: Inputs) -> nn.Module:
     if args.init:
         network.load_state_dict(read_checkpoint(args.init, "network")["network"])
     return network.to(inputs.device)
-
-
-def embed(network: nn.Module, inputs: Inputs, seen: NDArray[np.generic]) -> Floats:
-    """Unit rows; leaves the network in evaluation mode."""
-    network.eval()
-    rows = []
-    with torch.no_grad():
-        for i in range(0, len(seen), 64):
-            out = network(inputs.tensor(seen[i : i + 64]))
-            rows.append(nn.functional.normalize(out, dim=1).cpu().numpy())
-    return np.concatenate(rows)
-
-
-def pair_loss(out: Tensor, label: Tensor, margin: float) -> Tensor:
-    """Contrastive over all positive pairs of a batch and as many of its nearest negatives: most
-    negatives are past the margin and teach nothing."""
-    unit = nn.functional.normalize(out.detach(), dim=1)
-    i, j = torch.triu_indices(len(label), len(label), 1, device=label.device)
-    same = label[i] == label[j]
-    nearest = (unit[i] * unit[j]).sum(1).masked_fill(same, -torch.inf)
-    negative = nearest.topk(min(int(same.sum()), int((~same).sum()))).indices
-    chosen = torch.cat([same.nonzero()[:, 0], negative])
-    return contrastive(out[i[chosen]], out[j[chosen]], same[chosen], margin=margin)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """`state` of the network to keep, the step it comes from (0: pretrained), and the history."""
-
-    state: dict[str, Tensor]
-    step: int
-    history: list[dict[str, float]]
-
-
-def fit(
-    network: nn.Module, inputs: Inputs, seen: dict[str, NDArray[np.generic]], split: Split,
-    person: Ints, args: argparse.Namespace,
-) -> Outcome:  # fmt: skip
-    """Train on `seen["train"]` (rows of `split.train`, in order); the best state by the equal error
-    rate on `seen["held"]`, the initial one among them."""
-    margin = args.margin or (1.0 if args.loss == "contrastive" else 0.2)
-    place = np.full(len(person), -1)
-    place[split.train] = np.arange(len(split.train))
-    batches = PeopleBatches(split, people=args.people, pictures=args.pictures, seed=args.seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=args.rate)
-    bar, history, worse = Bar(args.loss, args.steps), list[dict[str, float]](), 0
-    best, kept, kept_step = np.inf, dict[str, Tensor](), 0
-    frozen = inputs.embedder is not None or args.init is not None
-    for step in range(args.steps + 1):
-        if step % args.every == 0 or step == args.steps:
-            eer, tar = verification(embed(network, inputs, seen["held"]), person[split.held])
-            history.append({"step": step, "eer": eer, "tar": tar})
-            worse = worse + 1 if eer >= best else 0
-            if eer < best:
-                best, kept_step = eer, step
-                kept = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
-            if worse > args.patience:
-                break
-        if step == args.steps:
-            break
-        network.train()
-        if frozen:
-            freeze_norms(network)
-        rows, label = batches.at(step)
-        out = network(inputs.tensor(seen["train"][place[rows]]))
-        labels = torch.from_numpy(label).to(out.device)
-        loss = (
-            triplet_batch_hard(out, labels, margin=margin)
-            if args.loss == "triplet"
-            else pair_loss(out, labels, margin)
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, args.steps, args.rate, 20)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        history.append({"step": step + 1, "loss": loss.item()})
-        finite(loss.item(), step + 1)
-        bar.show(step + 1, f"loss {loss.item():.3f}, EER {100 * best:.2f} %")
-    print(file=sys.stderr)
-    return Outcome(kept, kept_step, history)
 
 
 def fold_head(weight: Tensor, checkpoint: Path, target: Path) -> None:
@@ -257,31 +179,122 @@ def limited(data: Pack, split: Split, most: int | None) -> Split:
     return Split(np.flatnonzero(label >= 0), split.held, label, most)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What is trained on and judged by: rows `seen`, the course over them, the figures of the
+    network as it is, and what the threshold is found by; `count` says how much of it there is."""
+
+    seen: NDArray[Any]
+    course: Course
+    judge: Callable[[], tuple[float, float]]
+    measure: Callable[[], Measured]
+    images: NDArray[np.uint8]
+    count: dict[str, int]
+
+
+def of_people(args: argparse.Namespace, inputs: Inputs, network: nn.Module) -> Lesson:
+    """Folders of people, some held out."""
+    _, data = open_data(args.data, args.out)
+    split = limited(data, split_people(data), args.most)
+    seen: NDArray[Any] = data.images
+    if inputs.embedder:
+        rows = np.concatenate([split.train, split.held])
+        seen = np.zeros((len(data.identity), inputs.embedder.size), np.float32)
+        seen[rows] = inputs.of(data.images[rows])
+    return Lesson(
+        seen, PeopleCourse(split, args),
+        lambda: verification(embed(network, inputs, seen[split.held]), data.identity[split.held]),
+        lambda: measure(data, lambda images: embed(network, inputs, inputs.of(images)),
+                        split.held, "held-out people"),
+        np.asarray(data.images[split.train[:32]]), {"people": split.classes},
+    )  # fmt: skip
+
+
+def of_pairs(
+    args: argparse.Namespace, inputs: Inputs, network: nn.Module, listed: Listed
+) -> Lesson:
+    """A list of pairs, the people of some held out."""
+    held = hold_out(listed)
+    seen, (index, same) = inputs.of(listed.images), listed.among(held)
+    course = PairCourse(
+        listed, ~held, size=args.people, loss=args.loss, margin=args.margin or MARGIN[args.loss],
+        seed=args.seed,
+    )  # fmt: skip
+
+    def judge() -> tuple[float, float]:
+        found = scores(embed(network, inputs, seen), index)
+        return equal_error_rate(found, same), tar_at_far(found, same, 1e-2)
+
+    def measured() -> Measured:
+        rows = embed(network, inputs, seen)
+        return measure_pairs(scores(rows, index), same, "held out of the list", rows.shape[1])
+
+    return Lesson(
+        seen, course, judge, measured, listed.images[:32],
+        {"pairs": len(listed.among(~held)[1]), "pairs_held_out": len(same),
+         "pairs_of_one_file_left_out": listed.itself},
+    )  # fmt: skip
+
+
+def judged(
+    network: nn.Module, inputs: Inputs, states: dict[str, dict[str, Tensor]], test: Listed,
+    target: Path,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Highest F1 and accuracy on a list of the states by name; their curves are drawn."""
+    seen, curves = inputs.of(test.images), dict[str, dict[str, list[float]]]()
+    found = dict[str, dict[str, float]]()
+    for name, state in states.items():
+        network.load_state_dict(state)
+        similarity = scores(embed(network, inputs, seen), test.index)
+        curves[name] = curve(similarity, test.same)
+        found[name] = best(similarity, test.same)
+    draw(curves, target)
+    return found
+
+
+def unseen(test: Listed, trained: Listed | None) -> Listed:
+    """The test list without the pairs that show a picture of the training list."""
+    known = {file.resolve() for file in trained.files} if trained else set[Path]()
+    fresh = np.array([file.resolve() not in known for file in test.files])
+    index, same = test.among(fresh)
+    if len(same) < len(test.same):
+        print(
+            f"siamese: {len(test.same) - len(same)} of {len(test.same)} pairs of --test show a "
+            "picture that is trained on, left out",
+            file=sys.stderr,
+        )
+    if not len(same) or same.all() or not same.any():
+        raise DataError("--test: no pairs of both kinds are left that are not trained on")
+    return replace(test, index=index, same=same)
+
+
 def main(argv: list[str]) -> int:
-    args = arguments().parse_args(argv)
+    parser = arguments()
+    args = parser.parse_args(argv)
+    if (args.data is None) == (args.pairs is None):
+        parser.error("give either --data or --pairs")
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    try:
-        _, data = open_data(args.data, args.out)
-        split = limited(data, split_people(data), args.most)
-    except DataError as error:
-        print(f"siamese: {error}", file=sys.stderr)
-        return 1
     inputs = Inputs(args, choose_device(args.device))
     network = make_network(args, inputs)
-    seen = {
-        "train": inputs.of(data.images[split.train]),
-        "held": inputs.of(data.images[split.held]),
-    }
+    try:
+        listed = read_list(args.pairs, args.root) if args.pairs else None
+        test = unseen(read_list(args.test, args.root), listed) if args.test else None
+        lesson = (
+            of_pairs(args, inputs, network, listed) if listed else of_people(args, inputs, network)
+        )
+    except (ClassesError, DataError) as error:
+        print(f"siamese: {error}", file=sys.stderr)
+        return 1
     if args.fold and inputs.embedder:
-        check_same(args.fold, inputs.embedder, np.asarray(data.images[split.train[:32]]))
+        check_same(args.fold, inputs.embedder, lesson.images)
     start = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
-    outcome = fit(network, inputs, seen, split, data.identity, args)
+    outcome = fit(network, inputs, lesson.course, lesson.seen, lesson.judge, args)
     draw_curves(outcome.history, args.out / "curves.png")
     held = [h for h in outcome.history if "eer" in h]
-    report = {
+    report: dict[str, Any] = {
         "loss": args.loss,
-        "people": split.classes,
+        **lesson.count,
         "step_kept": outcome.step,
         "held_out.eer.before": held[0]["eer"],
         "held_out.eer.after": min(h["eer"] for h in held),
@@ -290,6 +303,14 @@ def main(argv: list[str]) -> int:
         network.load_state_dict(start)
         outcome, figures = gate(network, inputs, outcome, args.lfw)
         report |= figures | {"step_kept": outcome.step}
+    if test is not None:
+        states = {"before": start, "after": outcome.state}
+        found = judged(network, inputs, states, test, args.out / "test.png")
+        if any(found["after"][name] < found["before"][name] for name in found["before"]):
+            print("siamese: worse on --test than pretrained, which is kept", file=sys.stderr)
+            outcome = Outcome(start, 0, outcome.history)
+        report |= {f"test.{name}.{k}": v for name, own in found.items() for k, v in own.items()}
+        report |= {"test.pairs": len(test.same), "step_kept": outcome.step}
     save(
         args.out / "siamese.pt",
         network=outcome.state,
@@ -300,10 +321,7 @@ def main(argv: list[str]) -> int:
     network.load_state_dict(outcome.state)
     base = inputs.embedder.card if inputs.embedder else None
     try:
-        card = ship(
-            args.out / "match.onnx", base, network,
-            lambda images: embed(network, inputs, inputs.of(images)), data, split.held,
-        )  # fmt: skip
+        card = ship(args.out / "match.onnx", base, network, lesson.measure())
         report["threshold"] = card.threshold.value
     except EdgefaceError as error:
         print(f"siamese: no match.onnx: {error}", file=sys.stderr)

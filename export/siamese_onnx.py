@@ -20,9 +20,7 @@ from torch import Tensor, nn
 from edgeface.document import Json
 from edgeface.errors import ModelError
 from edgeface.models import ModelCard, write_card
-from export.data import Pack
-from export.protocols.identities import Embed
-from export.threshold import card_of, measure
+from export.threshold import Measured, card_of
 
 OPSET = 17
 
@@ -82,17 +80,13 @@ def whole(network: nn.Module, file: Path) -> None:
         )  # fmt: skip
 
 
-def ship(
-    file: Path, base: ModelCard | None, network: nn.Module, embed: Embed, data: Pack,
-    held: NDArray[np.int64],
-) -> ModelCard:  # fmt: skip
+def ship(file: Path, base: ModelCard | None, network: nn.Module, found: Measured) -> ModelCard:
     """Write the model and its card; `base` is the card of the embedder under a head, None for a
-    whole network, `embed` what the network makes of crops, `held` the rows of held-out people.
+    whole network, `found` what strangers say of the network.
 
     Raises:
-        EdgefaceError: too few people are held out to find a threshold by, or see `behind`.
+        EdgefaceError: see `behind`.
     """
-    found = measure(data, embed, held, "held-out people")
     if base is None:
         whole(network, file)
     else:

@@ -3,7 +3,7 @@ states it."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,23 +99,35 @@ def measure(data: Pack, embed: Embed, rows: NDArray[np.int64], whose: str) -> Me
         )
     clean = embed(np.asarray(data.images[rows]))
     similarity, same = held_out_pairs(data, clean, rows)
+    found = measure_pairs(similarity, same, f"of {people} {whose}", clean.shape[1])
+    small = round(small_probe_tar(data, embed, rows, clean), 5)
+    return replace(found, metrics=found.metrics | {"held_out_24px_tar_at_far_1e-3": small})
+
+
+def measure_pairs(
+    similarity: NDArray[np.float32], same: NDArray[np.bool_], whose: str, size: int
+) -> Measured:
+    """What cosines (m,) of pairs say, `same` (m,) of one person, pairs of the people `whose` says.
+
+    Raises:
+        EdgefaceError: there are too few pairs of strangers.
+    """
     pairs = int((~same).sum())
     if pairs < FEWEST_PAIRS:
         raise EdgefaceError(
-            f"the {people} people who are {whose} make {pairs} pairs of strangers, {FEWEST_PAIRS} "
-            "are the least to find a threshold by: give more people or pictures"
+            f"there are {pairs} pairs of strangers {whose}, {FEWEST_PAIRS} are the least to find a "
+            "threshold by: give more people or pictures"
         )
     far = max(1e-4, 1 / pairs)
     threshold = round(float(threshold_at_far(similarity[~same], far)), 4)
     metrics: dict[str, Json] = {
-        "held_out_tar_at_far_1e-4": round(tar_at_far(similarity, same, far), 5),
-        "held_out_24px_tar_at_far_1e-3": round(small_probe_tar(data, embed, rows, clean), 5),
+        "held_out_tar_at_far_1e-4": round(tar_at_far(similarity, same, far), 5)
     }
     # What `Calibration.default_at` reads: impostor pairs, that is searches in a gallery of one.
     curve = calibrate(similarity[~same], fpir=rate(pairs), size=1)
     impostors = Impostors(*(rounded(getattr(curve, f.name)) for f in fields(Impostors)))
-    words = f"cosine at FAR {far:.0e} over {pairs:,} impostor pairs of {people} {whose}"
-    return Measured(threshold, words, impostors, metrics, clean.shape[1])
+    words = f"cosine at FAR {far:.0e} over {pairs:,} impostor pairs {whose}"
+    return Measured(threshold, words, impostors, metrics, size)
 
 
 def unprotected(groups: tuple[Group, ...]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,11 +18,22 @@ from tiny_network import TINY  # noqa: E402
 
 from edgeface.embed import Embedder  # noqa: E402
 from edgeface.errors import EdgefaceError  # noqa: E402
-from export import card, classes, quantize, siamese, siamese_onnx, to_onnx, train, training  # noqa: E402
+from export import (  # noqa: E402  # noqa: E402
+    card,
+    classes,
+    quantize,
+    siamese,
+    siamese_onnx,
+    siamese_pairs,
+    to_onnx,
+    train,
+    training,
+)
 from export.data import open_pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
 from export.networks.inception_resnet import InceptionResNetV1, freeze_norms  # noqa: E402
 from export.teachers import to_input  # noqa: E402
+from export.threshold import measure  # noqa: E402
 
 PEOPLE, PICTURES = 20, 6
 
@@ -147,7 +159,7 @@ class PatternEmbedder:
 
 @pytest.fixture
 def patterns(monkeypatch):
-    monkeypatch.setattr(siamese.Embedder, "load", lambda *a, **k: PatternEmbedder())
+    monkeypatch.setattr(Embedder, "load", lambda *a, **k: PatternEmbedder())
     card = SimpleNamespace(threshold=SimpleNamespace(value=0.5))
     monkeypatch.setattr(siamese, "ship", lambda *a: card)  # there is no network under the head
 
@@ -165,6 +177,94 @@ def test_a_siamese_head_is_never_worse_than_none(people, tmp_path, patterns, los
     assert report["held_out.eer.after"] <= report["held_out.eer.before"]
     assert (tmp_path / "siamese.pt").exists()
     assert (tmp_path / "curves.png").exists()
+
+
+def write_list(file, who, rng, *, pairs, itself=0):
+    """A list in the original's layout: every second pair is of one person, some are of one file."""
+    lines = [f"person {who[0]:02}/0.png\tperson {who[0]:02}/0.png\t1"] * itself
+    for k in range(pairs):
+        i, j = rng.choice(who, 2, replace=False)
+        a, b = rng.choice(PICTURES, 2, replace=False)
+        lines.append(f"person {i:02}/{a}.png\tperson {i if k % 2 else j:02}/{b}.png\t{k % 2}")
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "triplet"])
+def test_a_head_is_trained_on_a_list_of_pairs_and_judged_by_another(
+    people, tmp_path, patterns, loss, rng, capsys
+):
+    trained, known = range(5, PEOPLE), tmp_path / "known.txt"
+    listed = write_list(tmp_path / "train.txt", trained, rng, pairs=900, itself=3)
+    with listed.open("a") as more:
+        more.write("none.png\tperson 06/1.png\t1\n")
+    test = write_list(tmp_path / "test.txt", range(5), rng, pairs=60)
+    known.write_text(listed.read_text())
+    arguments = [
+        "siamese", "--pairs", str(listed), "--root", str(people), "--out", str(tmp_path / "out"),
+        "--people", "32", "--steps", "40", "--every", "10", "--rate", "3e-3", "--threads", "1",
+        "--loss", loss, "--schedule", "plateau",
+    ]  # fmt: skip
+    assert train.main([*arguments, "--test", str(known)]) == 1
+    assert "no pairs of both kinds are left" in capsys.readouterr().err
+    test.write_text(test.read_text() + "person 00/0.png\tperson 06/0.png\t0\n")
+    assert train.main([*arguments, "--test", str(test)]) == 0
+    said = capsys.readouterr().err
+    assert "none.png cannot be read" in said and "1 of 61 pairs of --test show a picture" in said
+    report = json.loads((tmp_path / "out" / "siamese.json").read_text())
+    assert report["pairs_of_one_file_left_out"] == 3 and report["test.pairs"] == 60
+    assert 400 < report["pairs"] + report["pairs_held_out"] < 900  # some lie across
+    assert report["held_out.eer.after"] <= report["held_out.eer.before"]
+    kept = "after" if report["step_kept"] else "before"
+    for name in ("f1", "accuracy"):
+        assert report[f"test.{kept}.{name}"] >= report[f"test.before.{name}"] > 0.5
+    curves = json.loads((tmp_path / "out" / "test.json").read_text())
+    assert max(curves["before"]["f1"]) <= report["test.before.f1"] + 1e-5
+    assert (tmp_path / "out" / "test.png").stat().st_size > 5000
+
+
+def test_triplets_of_a_list_are_what_its_lines_say(rng):
+    index = np.array([[0, 1], [2, 3], [1, 4], [5, 2], [6, 7]])
+    same = np.array([True, True, False, False, False])
+    files = [Path(f"{i}.png") for i in range(8)]
+    listed = siamese_pairs.Listed(np.zeros((8, 1, 1, 3), np.uint8), files, index, same, 0)
+    assert listed.people().tolist() == [0, 0, 1, 1, 2, 3, 4, 5]
+    course = siamese_pairs.PairCourse(
+        listed, np.ones(8, bool), size=20, loss="triplet", margin=0.2, seed=1
+    )
+    told = {tuple(sorted(t)) for t in course.at(3).reshape(3, -1).T.tolist()}
+    assert told == {(0, 1, 4), (2, 3, 5)}
+    rows = course.at(3)
+    np.testing.assert_array_equal(rows, course.at(3))
+    anchor, positive, negative = rows.reshape(3, -1)
+    assert (listed.people()[anchor] == listed.people()[positive]).all()
+    assert (listed.people()[anchor] != listed.people()[negative]).all()
+
+
+def test_a_list_that_cannot_be_trained_on_says_why(people, tmp_path, patterns, capsys):
+    file = tmp_path / "list.txt"
+    lines = {
+        "a b": "expected two pictures",
+        "person 00/0.png\tperson 00/1.png\t1": "expected some of each",
+        "person 00/0.png\tperson 00/1.png\t1\nperson 00/0.png\tperson 01/1.png\t0": "longer list",
+    }
+    for text, message in lines.items():
+        file.write_text(text + "\n")
+        out = ["--root", str(people), "--out", str(tmp_path / "out")]
+        assert train.main(["siamese", "--pairs", str(file), *out]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_pictures_are_varied_for_a_whole_network(rng):
+    crops = np.full((6, 112, 112, 3), 128, np.uint8)
+    crops[:, :, :40] = 20
+    varied = siamese_pairs.vary(crops, np.random.default_rng(1))
+    assert varied.shape == crops.shape and varied.dtype == np.uint8
+    again = siamese_pairs.vary(crops, np.random.default_rng(1))
+    np.testing.assert_array_equal(varied, again)
+    assert len({v.tobytes() for v in varied}) == 6
+    dark_left = varied[:, :, :30].mean((1, 2, 3)) < varied[:, :, -30:].mean((1, 2, 3))
+    assert 0 < dark_left.sum() < 6  # some are mirrored
 
 
 def test_the_gate_keeps_the_pretrained_state_when_it_is_better(monkeypatch):
@@ -196,7 +296,8 @@ def test_a_head_is_loaded_and_says_what_the_trained_one_said(people, tmp_path, r
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     held = np.arange(len(data.identity))
-    made = siamese_onnx.ship(tmp_path / "match.onnx", base.card, head, embed, data, held)
+    found = measure(data, embed, held, "held-out people")
+    made = siamese_onnx.ship(tmp_path / "match.onnx", base.card, head, found)
     loaded = Embedder.load(tmp_path / "match.onnx", threads=1)
     images = np.asarray(data.images[:5])
     assert loaded.size == 32 and np.abs(loaded(images) - embed(images)).max() < 1e-5
@@ -215,7 +316,8 @@ def test_a_whole_network_is_loaded_and_says_what_it_said(people, tmp_path):
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     held = np.arange(0, len(data.identity), 3)
-    siamese_onnx.ship(tmp_path / "match.onnx", None, network, embed, data, held)
+    found = measure(data, embed, held, "held-out people")
+    siamese_onnx.ship(tmp_path / "match.onnx", None, network, found)
     loaded = Embedder.load(tmp_path / "match.onnx", threads=1)
     images = np.asarray(data.images[:3])
     assert np.abs(loaded(images) - embed(images)).max() < 1e-4
