@@ -8,25 +8,33 @@ what Home Assistant is told is what it documents.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from test_sightings import event, gallery, store, unit  # noqa: F401
 
 from edgeface.errors import ArgumentError
 from edgeface.sightings import Sightings
 from edgeface.types import timestamp
-from edgeface.wires import Mqtt, MqttOptions, discovery, mqtt, reader
+from edgeface.wires import Mqtt, MqttOptions, discovery, reader
+from edgeface.wires import broker as brokers
 
 paho = pytest.importorskip("paho.mqtt.client")
 jsonschema = pytest.importorskip("jsonschema")
@@ -138,7 +146,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "PAUSE", 0.05)
     monkeypatch.setattr(reader, "PAUSE_MAX", 0.2)
     monkeypatch.setattr(reader, "LOOK", 0.1)
-    monkeypatch.setattr(mqtt, "BACK", (1, 1))
+    monkeypatch.setattr(brokers, "BACK", (0.5, 0.5))
 
 
 def until(true: Callable[[], object]) -> None:
@@ -151,16 +159,16 @@ def until(true: Callable[[], object]) -> None:
 class Broker:
     """A mosquitto of its own. It keeps nothing when it is killed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: str = "") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.url = f"mqtt://127.0.0.1:{self.port}"
+        self.url = f"mqtt{'s' if tls else ''}://127.0.0.1:{self.port}"
         self._settings = folder / "mosquitto.conf"
         # What it has acknowledged goes to the listener at once, so that it cannot die with it.
         self._settings.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
-            "max_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\n"
+            f"max_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\n{tls}"
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -185,13 +193,17 @@ class Broker:
             self._process.wait()
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
+def require_mosquitto() -> None:
     if not Path(MOSQUITTO).exists():
         reason = "mosquitto is not installed"
         if os.environ.get("EDGEFACE_REQUIRE_SHARED") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    require_mosquitto()
     made = Broker(tmp_path)
     made.start()
     yield made
@@ -364,13 +376,20 @@ def test_the_schema_can_refuse() -> None:
 
 
 def test_nothing_is_lost_while_the_broker_is_killed_and_started(
-    store, gallery, broker, listener, wire, tmp_path
+    store, gallery, broker, listener, wire, tmp_path, monkeypatch
 ) -> None:
     gallery.enroll("Alice", unit(1)[None])
-    one = wire(tmp_path / "mqtt.position", cameras=lambda: {"door": True})
+    made = brokers.Broker._made
+
+    def after_the_listener(self) -> paho.Client:
+        """Who is not there when something is published cannot miss it: it comes back first."""
+        client = made(self)
+        client.on_pre_connect = lambda *_: listener.ready.wait(BOUND)
+        return client
+
+    monkeypatch.setattr(brokers.Broker, "_made", after_the_listener)
+    wire(tmp_path / "mqtt.position", cameras=lambda: {"door": True})
     until(lambda: listener.last("edgeface/status") == "online")
-    # Who is not there when something is published cannot miss it: the listener comes back first.
-    one._client.on_pre_connect = lambda *_: listener.ready.wait(BOUND)
     ended = threading.Event()
 
     def flow() -> None:
@@ -412,7 +431,9 @@ def test_availability_follows_the_process(store, broker, listener, wire) -> None
     until(lambda: listener.last("edgeface/status") == "offline")
     two = wire()
     until(lambda: listener.last("edgeface/status") == "online")
-    two._client._sock.shutdown(socket.SHUT_RDWR)  # as when a process is killed: the last will
+    two._broker._client._sock.shutdown(
+        socket.SHUT_RDWR
+    )  # as when a process is killed: the last will
     until(
         lambda: (
             [p for t, p, _ in listener.messages if t == "edgeface/status"].count(b"offline") == 2
@@ -484,3 +505,125 @@ def test_certificates_that_are_none_are_told(store, tmp_path) -> None:
     file.write_text("none")
     with pytest.raises(ArgumentError, match="holds no certificates"):
         Mqtt(store, MqttOptions("mqtts://h", ca=file))
+
+
+class Authority:
+    """Signs the certificates of brokers."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._key = folder, ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        own = self._made(self._name, self._key, x509.BasicConstraints(True, 0))
+        self.file = folder / f"{name}.pem"
+        self.file.write_bytes(own.public_bytes(Encoding.PEM))
+
+    def settings(self, host: str) -> str:
+        """What tells a mosquitto to answer with a certificate for a host."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+        place = [x509.IPAddress(ipaddress.ip_address(host))]
+        signed = self._made(name, key, x509.SubjectAlternativeName(place))
+        files = {"certfile": signed.public_bytes(Encoding.PEM), "keyfile": key.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )}  # fmt: skip
+        for option, content in files.items():
+            (self._folder / option).write_bytes(content)
+            (self._folder / option).chmod(0o644)  # mosquitto gives up root before it reads them
+        return "".join(f"{option} {self._folder / option}\n" for option in files)
+
+    def _made(self, subject, key, extension) -> x509.Certificate:
+        at = datetime.now(UTC)
+        ours = self._key.public_key()
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(at - timedelta(hours=1))
+            .not_valid_after(at + timedelta(days=1))
+            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            .add_extension(
+                x509.KeyUsage(
+                    True, False, False, False, False, key is self._key, False, False, False
+                ),
+                critical=True,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ours), False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path) -> Iterator[Callable[[str], tuple[Broker, Authority]]]:
+    """A mosquitto with TLS, whose certificate is for a host, and who signed it."""
+    require_mosquitto()
+    made = list[Broker]()
+    # mosquitto gives up root, and pytest's folders are for their owner alone.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+
+        def make(host: str) -> tuple[Broker, Authority]:
+            authority = Authority(Path(folder), "ours")
+            new = Broker(Path(folder), authority.settings(host))
+            new.start()
+            made.append(new)
+            return new, authority
+
+        yield make
+        for one in made:
+            one.kill()
+
+
+def test_events_go_over_tls(store, encrypted, caplog) -> None:
+    broker, authority = encrypted("127.0.0.1")
+    listener = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    listener.tls_set(str(authority.file))
+    taken, ready = list[str](), threading.Event()
+    listener.on_connect = lambda c, *_: c.subscribe("edgeface/events", qos=1)
+    listener.on_subscribe = lambda *_: ready.set()
+    listener.on_message = lambda _, __, m: taken.append(json.loads(m.payload)["id"])
+    listener.connect("127.0.0.1", broker.port)
+    listener.loop_start()
+    assert ready.wait(BOUND)
+    wire = Mqtt(store, MqttOptions(broker.url, ca=authority.file))
+    wire.start()
+    try:
+        store.record(event(1, 1, at=now()))
+        until(lambda: taken == ["r-00000001"])
+    finally:
+        assert wire.close(BOUND)
+        listener.disconnect()
+        listener.loop_stop()
+    assert "cannot be reached" not in caplog.text
+
+
+# paho leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("wrong", ["authority", "system", "host", "plain"])
+def test_a_broker_that_is_not_to_be_trusted_gets_nothing(
+    store, encrypted, broker, tmp_path, caplog, wrong
+) -> None:
+    other, authority = encrypted("127.0.0.1" if wrong != "host" else "10.1.2.3")
+    ca = {"authority": Authority(tmp_path, "theirs").file, "system": None}.get(
+        wrong, authority.file
+    )
+    url = other.url if wrong != "plain" else broker.url.replace("mqtt:", "mqtts:")
+    wire = Mqtt(store, MqttOptions(url, ca=ca))
+    wire.start()
+    try:
+        store.record(event(1, 1, at=now()))
+        until(lambda: "the MQTT broker cannot be reached" in caplog.text)
+        time.sleep(1.2)  # it tries again, and does not say the same again
+    finally:
+        assert wire.close(BOUND)
+    (said,) = (m for m in caplog.messages if "cannot be reached" in m)
+    says = {
+        "authority": f"its certificate is refused .* signed by an authority that {ca} holds",
+        "system": "its certificate is refused .* signed by an authority that the system trusts",
+        "host": r"IP address mismatch.*it must be for the host in the address",
+        "plain": "no TLS there",
+    }
+    assert re.search(says[wrong], said)
+    assert wire.reader.delivered == 0

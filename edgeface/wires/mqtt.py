@@ -3,67 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
-from edgeface.errors import ArgumentError, DependencyError
 from edgeface.gallery import Kind
 from edgeface.redaction import redact
 from edgeface.sightings import Sightings
 from edgeface.types import timestamp
 from edgeface.wires import discovery
+from edgeface.wires.broker import Broker, MqttOptions
 from edgeface.wires.presence import Presence
 from edgeface.wires.reader import Event, Reader, Undelivered
 
-if TYPE_CHECKING:
-    import paho.mqtt.client as paho
-
-log = logging.getLogger(__name__)
-
-DAY = 86_400.0
-ACKNOWLEDGED = 10.0  # seconds for the broker to take a message
-BACK = (1, 30)  # seconds until a lost connection is tried again, doubled from one to the other
-# Messages on their way at once: brokers answer many together, but each alone after 40 ms (Nagle).
-IN_FLIGHT = 200
 # Seconds before a connection was lost whose events are sent again: a broker that dies takes with it
 # what it has acknowledged and not yet handed on. One of 76 was lost without.
 OVERLAP = 2.0
-CONNECT = 5.0  # seconds for a connection
-PORTS = {"mqtt": 1883, "mqtts": 8883}
-
-
-@dataclass(frozen=True, slots=True)
-class MqttOptions:
-    """The broker, `mqtt://[USER:PASSWORD@]HOST[:PORT]` or `mqtts://…` for TLS, and what is told."""
-
-    url: str
-    password: str | None = None  # in place of the one in the address
-    ca: Path | None = None  # certificates that sign the broker's; None: those of the system
-    prefix: str = "edgeface"  # of all topics; one per service
-    discovery: str | None = "homeassistant"  # Home Assistant's prefix; None: no discovery
-    people: bool = True  # a sensor per known person
-    max_age: float = DAY  # seconds until an event is given up; more: longer outages are bridged
-
-    def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            good = parts.scheme in PORTS and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            good = False
-        if not good:
-            raise ArgumentError(f"{redact(self.url)!r} is no broker: give mqtt://HOST or mqtts://…")
-        for prefix in (self.prefix, self.discovery):
-            if prefix is not None and (not prefix or set(prefix) & set("+#\0 ") or "//" in prefix):
-                raise ArgumentError(f"{prefix!r} begins no topic: leave out +, # and spaces")
-        if not 0 < self.max_age < float("inf"):
-            raise ArgumentError("max_age is in finite seconds above 0")
 
 
 class Mqtt:
@@ -100,14 +57,21 @@ class Mqtt:
         """
         self._store, self._options, self._cameras = store, options, cameras
         self._status = f"{options.prefix}/status"
-        self._client = self._made(options)
-        self._connected, self._refresh = threading.Event(), threading.Event()
+        own = options.discovery
+        self._broker = Broker(
+            options,
+            will=self._status,
+            subscribe=() if own is None else (f"{own}/status",),
+            heard=self._on_message,
+            ready=self._on_ready,
+            ended=self._on_ended,
+        )
+        self._refresh = threading.Event()
         self._lost: float | None = None  # when the connection was lost, monotonic s
         self._up: dict[str, bool] = {}
         self._presence: dict[str, Presence] = {}
         self._names: dict[int, str] = {}
         self._stamp: object = None
-        self._pending: list[paho.MQTTMessageInfo] = []  # what the broker has not taken yet
         self._kept: dict[str, str | bytes] = {}  # what is retained, by topic
         self.reader = Reader(
             store, f"mqtt {redact(options.url)}", self._deliver,
@@ -115,51 +79,15 @@ class Mqtt:
             settle=self._settle, idle=self._idle,
         )  # fmt: skip
 
-    def _made(self, options: MqttOptions) -> paho.Client:
-        try:
-            import paho.mqtt.client as paho
-            from paho.mqtt.enums import CallbackAPIVersion
-        except ImportError as error:
-            raise DependencyError(
-                "MQTT needs paho-mqtt; run: pip install 'edgeface[mqtt]'"
-            ) from error
-        parts = urlsplit(options.url)
-        client = paho.Client(CallbackAPIVersion.VERSION2)
-        if parts.username is not None:
-            password = options.password or unquote(parts.password or "")
-            client.username_pw_set(unquote(parts.username), password)
-        if parts.scheme == "mqtts":
-            try:
-                client.tls_set_context(ssl.create_default_context(cafile=options.ca))
-            except OSError as error:
-                raise ArgumentError(f"{options.ca} holds no certificates: {error}") from error
-        client.will_set(self._status, "offline", qos=1, retain=True)
-        client.reconnect_delay_set(*BACK)
-        client.connect_timeout = CONNECT
-        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
-        client.on_message = self._on_message
-        client.max_inflight_messages_set(IN_FLIGHT)
-        return client
-
     def start(self) -> None:
         """Connect, and go on connecting until it works; this does not wait."""
-        parts = urlsplit(self._options.url)
-        self._client.connect_async(parts.hostname or "", parts.port or PORTS[parts.scheme])
-        self._client.loop_start()
+        self._broker.start()
         self.reader.start()
 
     def close(self, timeout: float = 5.0) -> bool:
         """Say `offline` and end; whether it did within about `timeout` seconds."""
         ended = self.reader.close(timeout)
-        if self._connected.is_set():
-            try:
-                self._pending.clear()
-                self._send({self._status: "offline"})
-                self._settle(min(timeout, 1.0))
-            except Undelivered as error:
-                log.warning("mqtt: %s", error)  # the last will says it
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._broker.close("offline", min(timeout, 1.0))
         return ended
 
     def update(self, content: Mapping[str, Any]) -> None:
@@ -169,48 +97,43 @@ class Mqtt:
         Raises:
             Undelivered: the broker is away.
         """
-        if not self._connected.is_set():
+        if not self._broker.is_up():
             raise Undelivered("the MQTT broker is away")
         body = json.dumps(content, ensure_ascii=False)
-        self._client.publish(f"{self._options.prefix}/tracked_object_update", body, qos=1)
+        self._broker.publish(f"{self._options.prefix}/tracked_object_update", body)
 
-    # In the client's thread
+    # In the broker's thread
 
-    def _on_connect(self, client: paho.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
-        if reason.is_failure:
-            log.warning("the MQTT broker refuses: %s", reason)
-            return
-        if self._options.discovery is not None:
-            client.subscribe(f"{self._options.discovery}/status", qos=1)
+    def _on_ready(self) -> None:
         self._refresh.set()
-        self._connected.set()
         self.reader.wake()
 
-    def _on_disconnect(self, _: Any, __: Any, ___: Any, reason: Any, ____: Any) -> None:
-        self._connected.clear()
+    def _on_ended(self) -> None:
         self._lost = self._lost or time.monotonic()
-        if not self.reader.closing():
-            log.warning("the MQTT broker is lost: %s", reason)
 
-    def _on_message(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
-        if message.payload == b"online":  # Home Assistant has started
-            self._refresh.set()
-            self.reader.wake()
+    def _on_message(self, payload: bytes) -> None:
+        if payload == b"online":  # Home Assistant has started
+            self._on_ready()
 
     # In the reader's thread
 
     def _idle(self) -> None:
-        if not self._connected.is_set():
+        if not self._broker.is_up():
             return
         if self._refresh.is_set():
             self._refresh.clear()
             self._announce()
-        if self._lost is not None:
-            self.reader.go_back(self._lost - OVERLAP)
-            self._lost = None
+        self._go_back()
         self._look_at_cameras()
         self._look_at_people()
         self._settle()
+
+    def _go_back(self) -> bool:
+        """After a lost connection, begin again a little before; whether there was one."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            self.reader.go_back(lost - OVERLAP)
+        return lost is not None
 
     def _announce(self) -> None:
         """Everything that is retained, entities first."""
@@ -254,8 +177,10 @@ class Mqtt:
         self._stamp = stamp
 
     def _deliver(self, event: Event) -> None:
-        if not self._connected.is_set():
+        if not self._broker.is_up():
             raise Undelivered("the broker is away")
+        if self._go_back():
+            raise Undelivered("earlier events come first")
         if self._refresh.is_set():
             self._refresh.clear()
             self._announce()
@@ -319,19 +244,15 @@ class Mqtt:
     def _send(self, messages: Mapping[str, str | bytes], *, retain: bool = True) -> None:
         """Publish; `_settle` waits until the broker has taken it."""
         for place, payload in messages.items():
-            self._pending.append(self._client.publish(place, payload, qos=1, retain=retain))
+            self._broker.publish(place, payload, retain=retain)
 
-    def _settle(self, wait: float = ACKNOWLEDGED) -> None:
+    def _settle(self) -> None:
         """Wait until the broker has taken what was published."""
-        pending, self._pending = self._pending, []
-        end = time.monotonic() + wait
-        for info in pending:
-            while not info.is_published():
-                left = end - time.monotonic()
-                if not self._connected.is_set() or left <= 0:
-                    self._refresh.set()  # what was to be retained may not have arrived
-                    raise Undelivered("the broker went away under way")
-                info.wait_for_publish(min(left, 0.1))
+        try:
+            self._broker.settle()
+        except Undelivered:
+            self._refresh.set()  # what was to be retained may not have arrived
+            raise
 
 
 def _online(up: bool) -> str:

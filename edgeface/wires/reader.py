@@ -57,7 +57,9 @@ class Reader:
         self._deliver, self._settle, self._idle = deliver, settle, idle
         self._max_age = max_age
         self._news, self._done = threading.Event(), threading.Event()
+        self._again = threading.Event()  # ends a pause
         self.delivered, self.expired = 0, 0
+        self._turned = False  # asked to go back
         self._after = self._read()
         self._trail: deque[tuple[float, str | None]] = deque(maxlen=TRAIL)
         self._thread = threading.Thread(target=self._run, name=f"edgeface-{name}", daemon=True)
@@ -74,7 +76,7 @@ class Reader:
         if self._on_event in self._store.listeners:
             self._store.listeners.remove(self._on_event)
         self._done.set()
-        self._news.set()
+        self.wake()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -84,8 +86,9 @@ class Reader:
         return self._done.is_set()
 
     def wake(self) -> None:
-        """Look at once."""
+        """Look at once, and try again at once what was not taken."""
         self._news.set()
+        self._again.set()
 
     def _on_event(self, event: Event) -> None:
         self._news.set()
@@ -129,10 +132,12 @@ class Reader:
         return len(events)
 
     def go_back(self, since: float) -> None:
-        """Deliver once more what was delivered after the monotonic time `since` (s); to be called
-        by `idle`."""
+        """Deliver once more what was delivered after the monotonic time `since` (s), before
+        anything else; to be called by `idle`, or by `deliver`, which raises `Undelivered` then."""
         while self._trail and self._trail[-1][0] >= since:
             _, self._after = self._trail.pop()
+        self._turned = True
+        self.wake()
 
     def _came_to(self, event: Event) -> None:
         self._trail.append((time.monotonic(), self._after))
@@ -140,20 +145,23 @@ class Reader:
         self._keep()
 
     def _insist(self, event: Event) -> bool:
-        """Deliver an event or see it expire; False when asked to end before."""
+        """Deliver an event or see it expire; False when asked to end or to go back before."""
         failures = 0
         while not self._done.is_set():
             if age(event) > self._max_age:
                 self.expired += 1
                 log.warning("%s: event %s was not taken in time", self._name, event["id"])
                 return True
+            self._again.clear()
             try:
                 self._deliver(event)
             except Undelivered as error:
+                if self._turned:
+                    return False
                 pause = min(PAUSE * 2**failures, PAUSE_MAX) * random.uniform(0.8, 1.2)
                 failures += 1
                 log.warning("%s: %s; trying again in %.1f s", self._name, error, pause)
-                self._done.wait(pause)
+                self._again.wait(pause)
             else:
                 self.delivered += 1
                 return True

@@ -9,8 +9,9 @@ from typing import Any
 
 from edgeface.errors import ArgumentError
 from edgeface.sightings import Sightings
+from edgeface.wires.broker import MqttOptions
 from edgeface.wires.frigate import Frigate, FrigateOptions
-from edgeface.wires.mqtt import Mqtt, MqttOptions
+from edgeface.wires.mqtt import Mqtt
 from edgeface.wires.webhook import Webhook, WebhookOptions
 
 _MQTT: dict[str, Any] = {
