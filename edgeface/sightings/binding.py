@@ -12,6 +12,9 @@ from edgeface.sightings.rows import Execute, Rows
 
 log = logging.getLogger(__name__)
 
+TRIES = 3  # rewritings until nothing was deleted meanwhile
+_ERASED = "SELECT value FROM about WHERE key = 'erased'"
+
 # Table, column, the columns that say whose value it is, how these are written.
 SEALED = (
     ("appearance", "template", ("run", "track"), "appearance.template"),
@@ -60,12 +63,17 @@ def scrub(rows: Rows) -> None:
     """Remove what deleted rows left behind. Where that cannot be, it is said, and tried again when
     the rows are opened."""
     try:
-        rows.erase()
+        for _ in range(TRIES):
+            with rows.read() as execute:
+                before = execute(_ERASED)
+            rows.erase()
+            with rows.write() as execute:
+                if execute(_ERASED) == before:
+                    note(execute, "scrub", "done")
+                    return
+        log.warning("traces of what was deleted may stay on the disk: more is deleted all the time")
     except GalleryError as error:
         log.warning("traces of what was deleted may stay on the disk: %s", error)
-        return
-    with rows.write() as execute:
-        note(execute, "scrub", "done")
 
 
 def note(execute: Execute, key: str, value: str) -> None:

@@ -11,23 +11,24 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from edgeface.atomic import PRIVATE
 from edgeface.errors import GalleryError
+from edgeface.sightings.rewriting import Rewriting
 from edgeface.sightings.rows import SCHEMA, VERSION, Execute, Words, executor
 
 APPLICATION = 0x45465347  # "EFSG" in the SQLite header: sightings of edgeface
 BUSY_SECONDS = 30.0
+BRIEF_SECONDS = 0.1  # that the log's emptying may keep writers waiting
 _PRAGMAS = (
-    "journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", "foreign_keys=ON",
-    "temp_store=MEMORY", "trusted_schema=OFF",
+    "auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON",
+    "foreign_keys=ON", "temp_store=MEMORY", "trusted_schema=OFF",
 )  # fmt: skip
-# What SQLite says where no folder for temporary files can be written.
-_NO_FOLDER = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_GETTEMPPATH)
 WORDS = Words(among="SELECT value FROM json_each(?)", later="max")
 
 
@@ -49,9 +50,9 @@ class File:
             self._connection = self._connect()
             self._prepare()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, timeout: float = BUSY_SECONDS) -> sqlite3.Connection:
         return sqlite3.connect(
-            self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            self._path, timeout=timeout, isolation_level=None, check_same_thread=False
         )
 
     def _prepare(self) -> None:
@@ -107,32 +108,41 @@ class File:
                     connection.close()
 
     def erase(self) -> None:
-        """Rewrite the file and its log, so that nothing deleted stays in them. `secure_delete`
-        alone does not do it: copies of cells stay behind where pages were balanced."""
+        """Write the tables anew and empty the log, so that nothing deleted stays in the file;
+        writers wait for steps of it only, see `rewriting`."""
+        Rewriting(self.write, self._altering).run()
+        self._empty_log()
+
+    @contextmanager
+    def _altering(self) -> Iterator[Execute]:
+        # Else tables that refer to a renamed one would refer to its new name.
         with self._lock, self._told():
             self._open()
+            self._connection.execute("PRAGMA foreign_keys=OFF")
+            self._connection.execute("PRAGMA legacy_alter_table=ON")
             try:
-                self._rewrite("FILE")  # 180 MB of rows took 198 MB of memory, 19 MB with a file
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode not in _NO_FOLDER:
-                    raise
-                self._rewrite("MEMORY")
-            ((busy, *_),) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        if busy:
-            raise GalleryError(
-                f"the log of {self.place} is in use, what was erased may still be in it: it is "
-                "emptied when the last program closes it"
-            )
+                with self.write() as execute:
+                    yield execute
+            finally:
+                self._connection.execute("PRAGMA legacy_alter_table=OFF")
+                self._connection.execute("PRAGMA foreign_keys=ON")
 
-    def _rewrite(self, temporary: str) -> None:
-        # All pages are written anew, so zeroing the old ones is work for nothing.
-        self._connection.execute(f"PRAGMA temp_store={temporary}")
-        self._connection.execute("PRAGMA secure_delete=OFF")
-        try:
-            self._connection.execute("VACUUM")
-        finally:
-            self._connection.execute("PRAGMA secure_delete=ON")
-            self._connection.execute("PRAGMA temp_store=MEMORY")
+    def _empty_log(self) -> None:
+        """Bring the log into the file and empty it. As writers wait while it waits for readers, it
+        waits for a moment only, and tries again."""
+        end = time.monotonic() + BUSY_SECONDS
+        with self._told(), closing(self._connect(BRIEF_SECONDS)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            while True:
+                ((busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if not busy:
+                    return
+                if time.monotonic() > end:
+                    raise GalleryError(
+                        f"the log of {self.place} is in use, what was erased may still be in it: "
+                        "it is emptied when the last program closes it"
+                    )
+                time.sleep(BRIEF_SECONDS)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery, Kind, Person
 from edgeface.sightings.binding import scrub
-from edgeface.sightings.rows import WHO, Rows, count_erased
+from edgeface.sightings.rows import WHO, Rows, count_erased, erase_by_steps
 
 # The different values of an indexed column, without reading all rows.
 _DIFFERENT = (
@@ -99,21 +99,37 @@ class Residents:
         return self.erase(gone) if gone else 0
 
     def erase(self, ids: list[int]) -> int:
-        """Erase everything about stored ids; how many appearances that were."""
-        which = f"SELECT id FROM appearance WHERE {WHO} IN ({{among}})"
+        """Erase everything about stored ids; how many appearances that were. Who is cut off in the
+        middle goes on with `reconcile`, as they are forgotten in the gallery."""
         text = json.dumps(ids)
+        which = f"SELECT id FROM appearance WHERE {WHO} IN ({{among}})"
+        with self._file.read() as execute:
+            rows = [i for (i,) in execute(which, (text,))]
+            events = [
+                i
+                for (i,) in execute(
+                    f"SELECT seq FROM event WHERE person IN ({{among}}) OR appearance IN ({which})",
+                    (text, text),
+                )
+            ]
+            changes = execute(
+                "SELECT DISTINCT change FROM moved WHERE appearance IN ({among})",
+                (json.dumps(rows),),
+            )
+        erase_by_steps(self._file, events, "DELETE FROM event WHERE seq IN ({among})")
+        (count,) = erase_by_steps(self._file, rows, "DELETE FROM appearance WHERE id IN ({among})")
         with self._file.write() as execute:
-            ((count,),) = execute(f"SELECT count(*) FROM ({which}) AS these", (text,))
+            execute(
+                "DELETE FROM change WHERE id IN ({among})", (json.dumps([i for (i,) in changes]),)
+            )
+            # Of what came meanwhile.
             execute(
                 f"DELETE FROM event WHERE person IN ({{among}}) OR appearance IN ({which})",
                 (text, text),
             )
-            execute(
-                f"DELETE FROM change WHERE id IN "
-                f"(SELECT change FROM moved WHERE appearance IN ({which}))",
-                (text,),
+            count += len(
+                execute(f"DELETE FROM appearance WHERE id IN ({which}) RETURNING 1", (text,))
             )
-            execute(f"DELETE FROM appearance WHERE id IN ({which})", (text,))
             execute("UPDATE appearance SET person = NULL WHERE person IN ({among})", (text,))
             execute(
                 "UPDATE moved SET given = NULL, given_by = NULL WHERE given IN ({among})", (text,)
@@ -123,7 +139,7 @@ class Residents:
         scrub(self._file)
         with self._lock:
             self._moment = None
-        return int(count)
+        return count
 
     def _held(self) -> list[int]:
         """The ids that appearances and events refer to."""

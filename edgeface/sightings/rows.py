@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ CREATE TABLE moved (
 CREATE INDEX moved_appearance ON moved (appearance);
 CREATE INDEX moved_given_by ON moved (given_by);
 INSERT INTO about VALUES ('erased', '0'), ('scrub', 'done')"""
+AT_ONCE = 200  # rows deleted in one transaction, so that cameras hardly wait
+PAUSE = 0.01  # seconds after it in which they come in
 BLOCK = 20_000  # templates read at a time: 10 MB at 128 dimensions
 TABLES = ("event", "appearance", "crop", "alias", "change", "moved")
 WHO = "coalesce(given, person)"
@@ -96,6 +100,20 @@ def executor(run: Callable[..., list[tuple[Any, ...]]], words: Words) -> Execute
         return run(statement, values)
 
     return execute
+
+
+def erase_by_steps(rows: Rows, ids: Sequence[int], *statements: str) -> list[int]:
+    """Run statements that delete, each with a list of some of `ids` as its `{among}`, in short
+    transactions; how many rows each has returned."""
+    counts = [0] * len(statements)
+    for begin in range(0, len(ids), AT_ONCE):
+        these = json.dumps(ids[begin : begin + AT_ONCE])
+        with rows.write() as execute:
+            for number, statement in enumerate(statements):
+                counts[number] += len(execute(f"{statement} RETURNING 1", (these,)))
+            count_erased(execute)
+        time.sleep(PAUSE)
+    return counts
 
 
 def count_erased(execute: Execute) -> None:
