@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from edgeface.errors import GalleryError
 from edgeface.gallery import Kind
 from edgeface.serve.app import OPENAPI, ROUTES
 from edgeface.serve.service import WAITING, Service
+from edgeface.types import timestamp
 
 DOCUMENT = json.loads(OPENAPI.read_text(encoding="utf-8"))
 BOUND = 20.0
@@ -223,6 +224,57 @@ def test_names_of_any_kind_are_kept_as_they_are_or_refused(
     assert kept == {name for name, status in NAMES.items() if status == 201}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_any_kind_are_given_later_or_refused_and_nothing_is_done(
+    service: Service, client: httpx.Client, name: str
+) -> None:
+    who = service.gallery.add_stranger(row_of(1))
+    mine, nobodys = seen(service, 1, who, row_of(1)), seen(service, 2, None, row_of(2))
+    before = client.get("/v1/sightings").json()
+    fits = NAMES[name] == 201
+    by_faces = client.post("/v1/people/name", json={"name": name, "sightings": [nobodys]})
+    renamed = client.patch(f"/v1/people/{who.id}", json={"name": name})
+    if fits:
+        assert by_faces.is_success and renamed.status_code == 200  # taken in by the namesake
+        rows = client.get("/v1/sightings").json()["sightings"]
+        assert {row["name"] for row in rows} == {name} and len(rows) == 2
+    else:
+        assert code(by_faces) == code(renamed) == (400, "bad_name")
+        assert client.get("/v1/sightings").json() == before
+        assert client.get("/v1/history").json() == {"changes": []}
+    number = client.get(f"/v1/sightings/{mine}").json()["person_id"]
+    grouped = client.patch(f"/v1/people/{number}", json={"group": name})
+    if fits:
+        assert grouped.json()["person"]["group"] == name
+    else:
+        assert code(grouped) == (400, "bad_argument")
+
+
+def test_a_group_that_cannot_be_enrols_nobody(client: httpx.Client, eileen: bytes) -> None:
+    form, files = {"name": "Eileen", "group": "a\nb"}, [("picture", ("x.jpg", eileen))]
+    assert code(client.post("/v1/people", data=form, files=files)) == (400, "bad_argument")
+    assert client.get("/v1/people").json() == {"people": []}
+
+
+def test_a_clock_a_day_back_leaves_sightings_visits_and_expiry_whole(
+    service: Service, client: httpx.Client
+) -> None:
+    who = service.gallery.add_stranger(row_of(1))
+    now = datetime.now(UTC)
+    back = now - timedelta(days=1)
+    told, _ = service.store.record(event(1, 1, "seen", who, row_of(1), at=now))
+    service.store.record(event(2, 1, "lost", who, row_of(1), at=back))  # the same track
+    service.store.record(event(3, 2, "lost", who, row_of(1), at=back))
+    row = client.get(f"/v1/sightings/{told}").json()
+    assert row["first"] == row["last"] == timestamp(now)
+    assert len(client.get("/v1/sightings").json()["sightings"]) == 2
+    for visit in client.get("/v1/visits").json()["visits"]:
+        assert visit["first"] <= visit["last"]
+    ids = [e["id"] for e in client.get("/v1/events").json()["events"]]
+    assert len(ids) == len(set(ids)) == 3
+    assert not any(service.store.expire(back.timestamp(), service.settings.expiry).values())
+
+
 def test_uploads_that_are_no_pictures_are_refused_and_nothing_is_done(
     client: httpx.Client, eileen: bytes
 ) -> None:
@@ -247,6 +299,10 @@ def test_bodies_that_cannot_be_read(client: httpx.Client, eileen: bytes) -> None
     deep = b'{"a":' + b"[" * 100_000
     assert code(post("/v1/cameras", content=deep, headers=json_type)) == (400, "bad_json")
     assert code(post("/v1/cameras", content=b"x=1")) == (415, "bad_type")
+    assert code(post("/v1/cameras", content=b"", headers=json_type)) == (400, "bad_argument")
+    for path in ("/v1/identify", "/v1/detect", "/v1/verify", "/v1/people", "/v1/sightings/search"):
+        empty = post(path, content=b"", headers={"Content-Type": "multipart/form-data; boundary=x"})
+        assert empty.status_code == 400 and code(empty)[0] == 400, path
     assert code(post("/v1/cameras", json={})) == (400, "bad_argument")
     assert code(post("/v1/cameras", json={"nmae": 1})) == (400, "bad_argument")
     assert code(post("/v1/identify")) == (415, "bad_type")
@@ -322,6 +378,30 @@ def test_of_two_who_rename_at_once_the_later_sees_what_the_earlier_did(
     assert code(late) == (409, "changed_since")
     assert late.json()["error"]["details"]["person"]["name"] == "Ann"
     assert service.gallery.person("Ann").id == who.id
+
+
+def test_of_many_who_rename_in_the_same_moment_one_succeeds(
+    service: Service, client: httpx.Client
+) -> None:
+    who = service.gallery.add_stranger(row_of(1))
+    path, ready = f"/v1/people/{who.id}", threading.Barrier(8)
+    answers: list[httpx.Response] = []
+
+    def rename(name: str) -> None:
+        ready.wait(BOUND)
+        answers.append(client.patch(path, json={"name": name, "was": who.name}))
+
+    threads = [threading.Thread(target=rename, args=(f"Ann {n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    first = [a for a in answers if a.is_success]
+    assert len(first) == 1 and len(answers) == 8
+    name = first[0].json()["person"]["name"]
+    late = [a for a in answers if not a.is_success]
+    assert {code(a) for a in late} == {(409, "changed_since")}
+    assert {a.json()["error"]["details"]["person"]["name"] for a in late} == {name}
 
 
 def test_a_name_reaches_the_past_and_is_taken_back(service: Service, client) -> None:
@@ -480,6 +560,12 @@ def test_a_picture_that_cannot_be_recognised_enrols_nobody(
     answer = enrol(client, "Eileen", blurred)
     assert code(answer) == (422, "bad_picture")
     assert "strangers may be taken for it" in answer.json()["error"]["message"]
+    assert "accept poor ones" in answer.json()["error"]["message"]  # which can be done:
+    form = {"name": "Poor", "accept_poor": "true"}
+    files = [("picture", ("x.jpg", blurred))]
+    assert client.post("/v1/people", data=form, files=files).json()["added"] == 1
+    odd = client.post("/v1/people", data=form | {"accept_poor": "yes"}, files=files)
+    assert code(odd) == (400, "bad_argument")
     answer = enrol(client, "Eileen", blurred, eileen)
     assert answer.json()["added"] == 1 and len(answer.json()["skipped"]) == 1
     assert len(service.gallery.samples("Eileen")) == 1

@@ -78,6 +78,18 @@ class Call:
         except GalleryError as error:
             raise Refused(400, "bad_name", str(error), {"field": key}) from error
 
+    def group(self) -> str | None:
+        """A group in the body, checked before anything is done; None for none."""
+        value = self.body.get("group")
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str):
+            raise bad(f"group is {shown(value)}: a text or null is needed", "group")
+        try:
+            return check_name(value)
+        except GalleryError as error:
+            raise bad(f"{error} (as a group)", "group") from error
+
     def ids(self, key: str, least: int = 0) -> list[int]:
         """A list of ids in the body."""
         value = self.body.get(key, [])

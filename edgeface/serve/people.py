@@ -45,8 +45,11 @@ def one(call: Call) -> Answer:
 
 def enrol(call: Call) -> tuple[Answer, int]:
     """POST people: pictures of one person under a name."""
-    call.only("name", "group")
-    name, pictures = call.name(), call.pictures()
+    call.only("name", "group", "accept_poor")
+    name, pictures, poor = call.name(), call.pictures(), call.body.get("accept_poor", "false")
+    group = call.group()
+    if poor not in ("true", "false"):
+        raise bad(f"accept_poor is {shown(poor)}: true or false is needed", "accept_poor")
     service, faces, crops, skipped = (
         call.service,
         list[Face](),
@@ -60,7 +63,8 @@ def enrol(call: Call) -> tuple[Answer, int]:
             image = images.read(picture)
             with service.looking():
                 face = one_face(service.describer, image, "require_one")
-            check_fit(face, label)
+            if poor == "false":
+                check_fit(face, label)
         except ImageError as error:
             skipped.append({"picture": label, "reason": str(error)})
             continue
@@ -72,7 +76,7 @@ def enrol(call: Call) -> tuple[Answer, int]:
     rows = np.stack([f.embedding for f in faces if f.embedding is not None])
     qualities = [f.quality for f in faces]
     person = service.gallery.enroll(name, rows, qualities=qualities, sources=sources, crops=crops)
-    if isinstance(group := call.body.get("group"), str) and group.strip():
+    if group is not None:
         service.store.people.group(person.id, group)
         person = service.store.residents.get(person.id)
     return {"person": whole_row(call.service, person), "added": len(faces), "skipped": skipped}, 201
@@ -82,6 +86,11 @@ def changed(call: Call) -> Answer:
     """PATCH people/{id}: name, group, ignored. With `was` the name must be that one still: of two
     who rename somebody at once the later learns what the earlier did."""
     call.only("name", "group", "ignored", "was", "sightings")
+    with call.service.changing:  # else two could both find the name they expect
+        return _changed(call)
+
+
+def _changed(call: Call) -> Answer:
     person, people = _get(call), call.service.store.people
     was = call.body.get("was")
     if was is not None and was != person.name:
@@ -89,11 +98,9 @@ def changed(call: Call) -> Answer:
             409, "changed_since", f"{shown(was)} is called {person.name!r} by now",
             {"person": whole_row(call.service, person)},
         )  # fmt: skip
-    ignored, group = call.body.get("ignored"), call.body.get("group")
+    ignored, group = call.body.get("ignored"), call.group()
     if ignored is not None and not isinstance(ignored, bool):
         raise bad(f"ignored is {shown(ignored)}: true or false is needed", "ignored")
-    if group is not None and not isinstance(group, str):
-        raise bad(f"group is {shown(group)}: a text or null is needed", "group")
     name = call.name() if "name" in call.body else None
     changes: list[Change] = []
     number = person.id
@@ -104,7 +111,7 @@ def changed(call: Call) -> Answer:
             _judged(call, number, holder is None, changes[-1])
         number = number if holder is None else holder
     if "group" in call.body:
-        changes.append(people.group(number, group or None))
+        changes.append(people.group(number, group))
     if ignored is not None and ignored != (person.kind is Kind.IGNORED):
         changes.append(people.ignore(number, ignored))
     return {

@@ -58,6 +58,7 @@ class Service:
         growth = GrowthRules() if settings.learn else None
         options = Settings(growth=growth)
         self.identifier = Identifier(describer, gallery, options, threshold=fixed)
+        self.changing = threading.Lock()  # held by who compares a person and then changes them
         self._looking = threading.Lock()
         self._places = threading.BoundedSemaphore(WAITING)
         self.feed = Feed(store)

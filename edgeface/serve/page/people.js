@@ -64,9 +64,11 @@ async function merged(people, refresh) {
 
 function adding(refresh) {
   const files = el("input", { type: "file", multiple: true, accept: "image/*", ariaLabel: "Pictures" });
+  const poor = el("input", { type: "checkbox" });
   const field = nameField("Add", "", async (name) => {
     const form = new FormData();
     form.append("name", name);
+    form.append("accept_poor", String(poor.checked));
     for (const file of files.files) form.append("picture", file);
     const { person, added, skipped } = await upload("people", form);
     closeDialog();
@@ -74,7 +76,8 @@ function adding(refresh) {
     toast(`${person.name}: ${counted(added, "picture")} added${left}`);
     refresh();
   });
-  dialog("Add somebody", el("p", { className: "soft" }, "Pictures with one face each."), files, field);
+  dialog("Add somebody", el("p", { className: "soft" }, "Pictures with one face each."), files,
+    el("p", {}, el("label", {}, poor, " Also poor pictures, for which strangers may be taken")), field);
 }
 
 export async function opened(id, refresh) {
