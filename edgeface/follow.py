@@ -22,6 +22,7 @@ from edgeface.gate import Gate
 from edgeface.motion import thumbnail
 from edgeface.recognisability import ENROLLED
 from edgeface.settings import Settings
+from edgeface.sightings.company import Company, Stay
 from edgeface.stages import Stage, StageTimes
 from edgeface.submodels import SubmodelBank
 from edgeface.thresholds import Thresholds
@@ -74,6 +75,8 @@ class _Dossier:
     last: _Moment | None = None  # it was seen at
     stamp: object = None  # the state of the gallery that the matches are of
     best: float = 0.0  # recognisability of its best face
+    begun: datetime | None = None  # when it had its first face that says something
+    together: bool = False  # the matches are those of its whole visit
 
     def unfit(self, flaw: Flaw | None) -> None:
         """Say why nobody can tell who it is, while that is so."""
@@ -89,7 +92,8 @@ class Follower:
 
     With `settings.growth` the gallery learns: strangers become numbered people, known people gain
     samples under the rules of `Growth`. `aggregator` makes one template of a track's faces.
-    Describer, gallery and bank may be shared by several followers. `times` counts how long stages
+    Describer, gallery, bank and `company`, which names tracks of several sources by what they say
+    together, may be shared by several followers. `times` counts how long stages
     take.
     """
 
@@ -104,10 +108,11 @@ class Follower:
         aggregator: Aggregator | None = None,
         first_track: int = 1,
         times: StageTimes | None = None,
+        company: Company | None = None,
     ) -> None:
         self._times = times or StageTimes()
         self._describer, self._gallery, self._settings = describer, gallery, settings
-        self._thresholds, self._bank = thresholds, bank
+        self._thresholds, self._bank, self._company = thresholds, bank, company
         embedder = describer.embedder
         self.aggregator = aggregator or Aggregator(embedder.size, Learned.beside(embedder.card))
         self._tracker = Tracker(settings.tracking or describer.tracking, first_id=first_track)
@@ -123,6 +128,7 @@ class Follower:
             )
         self._dossiers: dict[int, _Dossier] = {}
         self._time, self._told = float("-inf"), 0
+        self._now: _Moment | None = None
         self.run = new_run()
         self.sightings: list[Sighting] = []
         self.trace: Trace | None = None  # kept while somebody wants to see it afterwards
@@ -150,7 +156,9 @@ class Follower:
                 "decrease; begin another source with reset()"
             )
         image = images.check(frame.image)
-        self._time = frame.time
+        height, width = image.shape[:2]
+        moment = _Moment(frame.time, frame.index, frame.source, frame.at, (width, height))
+        self._time, self._now = frame.time, moment
         limits = self._thresholds()
         with self._times(Stage.DETECTION):
             faces = self._find(image, frame.time)
@@ -159,8 +167,6 @@ class Follower:
         seen, fresh = self._gather(image, tracks, frame.time, limits)
         self._judge(seen, fresh, limits)
         self._learn(seen, fresh, frame.time, limits)
-        height, width = image.shape[:2]
-        moment = _Moment(frame.time, frame.index, frame.source, frame.at, (width, height))
         for track in seen:
             self._dossiers[track.id].last = moment
         shown = [t for t in seen if t.state is State.CONFIRMED]
@@ -215,7 +221,7 @@ class Follower:
                     self.trace.note(track.id, Look(time, face.embedding, face.quality, template))
                 if face.quality >= RECOGNISABLE:
                     self._tracker.remember(track.id, template)
-                self._search(dossier, limits)
+                self._search(track.id, dossier, limits)
                 dossier.elsewhere = ask_bank(self._bank, template)
                 fresh.add(track.id)
         return seen, fresh
@@ -226,18 +232,27 @@ class Follower:
         with self._times(Stage.EMBEDDING):
             return self._describer.follow(image, faces, least=least)
 
-    def _search(self, dossier: _Dossier, limits: Thresholds) -> None:
-        template = dossier.evidence.template().embedding
+    def _search(self, track: int, dossier: _Dossier, limits: Thresholds) -> None:
+        template, now = dossier.evidence.template(), self._now
+        dossier.stamp, dossier.together = limits.stamp, False
         with self._times(Stage.SEARCH):
-            dossier.matches = self._gallery.search(template)
-        dossier.stamp = limits.stamp
+            dossier.matches = self._gallery.search(template.embedding)
+        if self._company is not None and now is not None:
+            dossier.begun = dossier.begun or now.at
+            stay = Stay(
+                (self.run, track), now.source, dossier.begun, max(now.at, dossier.begun),
+                template.embedding, template.weight,
+            )  # fmt: skip
+            named = self._company.hear(stay, dossier.matches, limits)
+            if named is not None:
+                dossier.matches, dossier.together = named, True
 
     def _judge(self, seen: list[Track], fresh: set[int], limits: Thresholds) -> None:
         """Decide for all faces of the frame together; only new evidence confirms a name."""
         known = [(t, d) for t in seen if (d := self._dossier(t.id)).evidence.template().weight > 0]
-        for _, dossier in known:
+        for track, dossier in known:
             if dossier.stamp != limits.stamp:  # people came, went or got other names
-                self._search(dossier, limits)
+                self._search(track.id, dossier, limits)
         rows = [d.matches for _, d in known]
         raw = decide_together(
             rows,
@@ -259,11 +274,13 @@ class Follower:
         held = {t.id: self._dossiers[t.id].decision.person_id for t in seen}
         with self._growth.step():
             for track in (t for t in seen if t.id in fresh and t.state is State.CONFIRMED):
-                if self._dossiers[track.id].best < ENROLLED:
+                dossier = self._dossiers[track.id]
+                # Whom only the whole visit names is no stranger to be numbered.
+                if dossier.best < ENROLLED or dossier.together:
                     continue
                 self._growth.see(
                     track.id,
-                    self._dossiers[track.id].evidence.template(),
+                    dossier.evidence.template(),
                     time=time,
                     threshold=limits.known,
                     present=[p for t, p in held.items() if t != track.id and p is not None],

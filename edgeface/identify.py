@@ -33,6 +33,7 @@ from edgeface.plot import Curve
 from edgeface.recognisability import NAMED
 from edgeface.runtime import Runtime
 from edgeface.settings import Settings
+from edgeface.sightings.company import Company
 from edgeface.sinks import Sink, Sinks
 from edgeface.stages import StageTimes
 from edgeface.submodels import SubmodelBank
@@ -87,6 +88,7 @@ class Identifier(Closing):
         *,
         threshold: Threshold | None = None,
         bank: SubmodelBank | None = None,
+        company: Company | None = None,
     ) -> None:
         """Put one together; `open` does it from files.
 
@@ -96,6 +98,7 @@ class Identifier(Closing):
             settings: how people are followed and named.
             threshold: least cosine of a match, in place of the gallery's and the model's.
             bank: is asked about faces the gallery does not know.
+            company: of tracks of other sources, which may name one together.
 
         Raises:
             ArgumentError: the threshold is no cosine.
@@ -111,6 +114,7 @@ class Identifier(Closing):
         if bank is not None:
             self.bank = bank.with_threshold(self._thresholds.of_bank(bank))
         self.times = StageTimes()  # of frames, since this was made
+        self._company = company
         self._follower: Follower | None = None
         self._next_track = 1
 
@@ -309,6 +313,7 @@ class Identifier(Closing):
                 bank=self.bank,
                 first_track=self._next_track,
                 times=self.times,
+                company=self._company,
             )
         return self._follower
 

@@ -24,6 +24,7 @@ from edgeface.identify import Identifier
 from edgeface.models import Impostors, ModelCard
 from edgeface.recognisability import ENROLLED, Verdict
 from edgeface.settings import Settings
+from edgeface.sightings.company import Company
 from edgeface.submodels import Rule, SubmodelBank
 from edgeface.trace import Trace
 from edgeface.track import TrackerOptions
@@ -608,3 +609,32 @@ class Told:
 
     def close(self) -> None:
         pass
+
+
+def test_two_cameras_name_together_whom_neither_names(app: Identifier, detector: Scripted) -> None:
+    box, lights = face(100, 60, 90), ((40, 60, 220), (60, 110, 220))
+    detector.faces = [box]
+    pictures = [painted((box, light)) for light in lights]
+    one, two = (app.faces(picture)[0].embedding for picture in pictures)
+    assert one is not None and two is not None
+    middle, normal = (v / np.linalg.norm(v) for v in (one + two, np.cross(one, two)))
+    app.gallery.enroll("Alice", [0.8 * middle + 0.6 * normal])
+    alone = float(0.8 * middle @ one)
+    limit = Threshold((alone + (alone + 0.8) / 2) / 2, "user")
+    assert alone < limit.value < float(one @ two)
+
+    def names(company: Company | None) -> list[set[str | None]]:
+        cameras = [
+            Identifier(app.describer, app.gallery, app.settings, threshold=limit, company=company)
+            for _ in lights
+        ]
+        found: list[set[str | None]] = [set(), set()]
+        for index in range(20):
+            for n, (camera, picture) in enumerate(zip(cameras, pictures, strict=True)):
+                frame = Frame(picture, index * 0.1, index, f"camera{n}")
+                told = camera.step(frame)
+                found[n] |= {e.decision.name for e in told if str(e.kind) != "seen"}
+        return found
+
+    assert names(None) == [set(), set()]
+    assert names(Company(app.gallery)) == [{"Alice"}, {"Alice"}]

@@ -15,6 +15,7 @@ from edgeface.errors import ArgumentError, CameraError, SourceError
 from edgeface.gallery import Gallery
 from edgeface.identify import Identifier
 from edgeface.settings import Settings
+from edgeface.sightings.company import Company
 from edgeface.sinks import Sink
 from edgeface.sinks.merged import Merged
 from edgeface.submodels import SubmodelBank
@@ -58,6 +59,7 @@ class Cameras:
         tell: Tell | None = None,
         again: float | None = AGAIN,
         address: Callable[[str], str] = str,
+        together: bool = False,
     ) -> None:
         """Put them together; `add` starts one.
 
@@ -69,9 +71,17 @@ class Cameras:
                 was there once.
             again: seconds until a camera that gave up is tried again; None: never.
             address: what is opened for the source of a camera, where that names something else.
+            together: tracks of one visit, before several cameras of one place, are named by what
+                they say together where none of them can be named alone (`sightings.company`).
         """
         self._make = partial(
-            Identifier, describer, gallery, settings, threshold=threshold, bank=bank
+            Identifier,
+            describer,
+            gallery,
+            settings,
+            threshold=threshold,
+            bank=bank,
+            company=Company(gallery) if together else None,
         )
         self._again, self._address = again, address
         self._sinks_of, self._tell = sinks or _no_sinks, tell or (lambda event: None)

@@ -72,6 +72,7 @@ class Service:
             threshold=fixed,
             sinks=lambda name: [Recorder(store, crops=settings.crops)],
             tell=store.log,
+            together=True,
             address=lambda source: address(settings.frigate, source),
         )
         self.wires = wires(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
 from typing import Any
 
-import numpy as np
-
 from edgeface.decide import decide
-from edgeface.gallery import Gallery, Kind
+from edgeface.gallery import Kind
 from edgeface.serve.calls import Call
-from edgeface.sightings.joined import Visit, fused, visits_of
-from edgeface.types import Array, Match, timestamp
+from edgeface.sightings import Appearance
+from edgeface.sightings.joined import Visit, near, visits_of
+from edgeface.types import timestamp
 
 Answer = dict[str, Any]
-NEAREST = 3  # people compared; the second sets the margin
 
 
 def visits(call: Call) -> Answer:
@@ -32,7 +27,7 @@ def visits(call: Call) -> Answer:
     return {"visits": [_visit(call, v) | {"sum": sums.get(i)} for i, v in enumerate(found)]}
 
 
-def _visit(call: Call, visit: Visit) -> Answer:
+def _visit(call: Call, visit: Visit[Appearance]) -> Answer:
     person = call.service.store.residents.of(visit.person_id)
     return {
         "first": timestamp(visit.first),
@@ -46,39 +41,18 @@ def _visit(call: Call, visit: Visit) -> Answer:
     }
 
 
-def _by_sum(call: Call, found: list[Visit]) -> dict[int, Answer]:
+def _by_sum(call: Call, found: list[Visit[Appearance]]) -> dict[int, Answer]:
     """What the faces of a visit say together, for those of several sightings of nobody known."""
     residents, identifier = call.service.store.residents, call.service.identifier
     gallery, limits = call.service.gallery, identifier.thresholds()
     margin = identifier.settings.rules.margin
     said: dict[int, Answer] = {}
-
-    @cache
-    def samples(name: str) -> Array:
-        return np.stack([sample.embedding for sample in gallery.samples(name)])
-
     for index, visit in enumerate(found):
         person = residents.of(visit.person_id)
         unknown = person is None or person.kind is Kind.STRANGER
         if unknown and len(visit.rows) > 1 and visit.template is not None:
             others = set() if person is None else gallery.different_from(person.id)
-            near = [m for m in _near(gallery, visit, samples) if m.person_id not in others]
-            said[index] = decide(near, limits.known, margin=margin).to_dict()
+            alike = near(gallery, visit.template, visit.templates)
+            fit = [match for match in alike if match.person_id not in others]
+            said[index] = decide(fit, limits.known, margin=margin).to_dict()
     return said
-
-
-def _near(gallery: Gallery, visit: Visit, samples: Callable[[str], Array]) -> list[Match]:
-    """The known people whom a visit resembles most: of those whom its faces together or one of its
-    sightings resemble most, as all of these together do."""
-    assert visit.template is not None
-    asked = np.concatenate([visit.template[None], visit.templates])
-    found = gallery.search_many(asked, NEAREST, kind=Kind.KNOWN)
-    people = {match.person_id: match for matches in found for match in matches}
-    near = [
-        replace(
-            match,
-            similarity=float(fused(visit.template, visit.templates, samples(match.name)).max()),
-        )
-        for match in people.values()
-    ]
-    return sorted(near, key=lambda match: -match.similarity)

@@ -8,29 +8,56 @@ order of the cameras.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.sightings.records import Appearance
-from edgeface.types import Array
+from edgeface.gallery import Gallery, Kind
+from edgeface.types import Array, Match
 
 GAP = timedelta(minutes=10)  # the longest break within a visit
+NEAREST = 3  # people compared; the second sets the margin
 
 
-class Visit:
+class Row(Protocol):
+    """What a visit is made of: an `Appearance`, or a track that is there."""
+
+    @property
+    def id(self) -> Any:
+        """What no other has, to be ordered."""
+
+    @property
+    def camera(self) -> str: ...
+    @property
+    def first(self) -> datetime: ...
+    @property
+    def last(self) -> datetime: ...
+    @property
+    def person_id(self) -> int | None: ...
+    @property
+    def template(self) -> Array | None: ...
+    @property
+    def weight(self) -> float: ...
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Visit(Generic[R]):
     """Appearances of one person, before any camera, without a long break, as they began."""
 
-    def __init__(self, row: Appearance) -> None:
-        self.rows: list[Appearance] = []
+    def __init__(self, row: R) -> None:
+        self.rows: list[R] = []
         self.first, self.last = row.first, row.last
         self.person_id: int | None = None
         self.template: Array | None = None
         self._total: NDArray[np.float64] | None = None
         self.add(row)
 
-    def add(self, row: Appearance) -> None:
+    def add(self, row: R) -> None:
         """Take one more appearance. `template` (d,) float32 unit is then what all faces say
         together, None while none was good enough; `person_id` who it is, None for nobody."""
         self.rows.append(row)
@@ -47,7 +74,7 @@ class Visit:
         rows = [row.template for row in self.rows if row.template is not None]
         return np.stack(rows) if rows else np.empty((0, 0), np.float32)
 
-    def similarity(self, row: Appearance) -> float | None:
+    def similarity(self, row: Row) -> float | None:
         """The cosine of an appearance to the visit, 1 for the same person; None if it cannot belong
         to it: it is of another person, too late, or somebody is before that camera already."""
         if row.first - self.last > GAP or any(
@@ -62,11 +89,11 @@ class Visit:
         return float(row.template @ self.template)
 
 
-def visits_of(rows: Iterable[Appearance], same: float) -> list[Visit]:
+def visits_of(rows: Iterable[R], same: float) -> list[Visit[R]]:
     """The visits that appearances make up, newest first. What is of nobody, or what nobody's visit
     gets, joins the visit that resembles it most, from the cosine `same` on."""
-    done: list[Visit] = []
-    lasting: list[Visit] = []
+    done: list[Visit[R]] = []
+    lasting: list[Visit[R]] = []
     for row in sorted(rows, key=lambda r: (r.first, r.id)):
         done += [v for v in lasting if not _lasts(v, row.first)]
         lasting = [v for v in lasting if _lasts(v, row.first)]
@@ -103,5 +130,17 @@ def fused(total: Array, tracks: Array, people: Array) -> Array:
     return np.asarray((people @ total + (people @ tracks.T).max(axis=1)) / 2, np.float32)
 
 
-def _lasts(visit: Visit, at: datetime) -> bool:
+def near(gallery: Gallery, total: Array, tracks: Array) -> list[Match]:
+    """The known people whom a visit resembles most, best first, by `fused`: of those whom its sum
+    `total` (d,) or one of its `tracks` (t, d) resembles most."""
+    asked = np.concatenate([total[None], tracks])
+    found = gallery.search_many(asked, NEAREST, kind=Kind.KNOWN)
+    alike = list[Match]()
+    for match in {m.person_id: m for matches in found for m in matches}.values():
+        samples = np.stack([sample.embedding for sample in gallery.samples(match.name)])
+        alike.append(replace(match, similarity=float(fused(total, tracks, samples).max())))
+    return sorted(alike, key=lambda match: -match.similarity)
+
+
+def _lasts(visit: Visit[Any], at: datetime) -> bool:
     return at - visit.last <= GAP
