@@ -10,8 +10,8 @@ FEATURES with folders train, val and test (NAME.npz each) is used as it is divid
 tuned on val, and accuracy and macro precision, recall and F1 of test are printed, with the share of
 test that is named rightly at the threshold. For repetitions, every rule and intervals see
 `python -m bench submodels --dataset`. With --onnx and --openvino the heads are written in three
-precisions; each file is asked about the validation probes and kept only where it decides as the
-bank does.
+precisions; each file is asked about the validation probes and kept only where it gives all of them
+the class that the bank gives.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -194,3 +195,30 @@ def test_mixmaxsim_wins_a_regime_only_against_every_rule() -> None:
     assert submodel_regimes.told(submodel_regimes.BASE, second)[wins] == "no"
     low, high = submodel_regimes.interval(np.array([0.1, 0.2, 0.3]))
     assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, 0.2, 0.1 / np.sqrt(3)), abs=1e-4)
+
+
+def test_pairs_of_one_file_flatter_what_knows_nothing(tmp_path: Path) -> None:
+    """LFW's layout, people mostly of one picture."""
+    rng = np.random.default_rng(0)
+    lines = ["2\t10"]
+    for person in range(80):
+        folder = tmp_path / "aligned112" / f"P{person}"
+        folder.mkdir(parents=True)
+        for k in range(1 if person < 60 else 3):
+            noise = rng.integers(0, 255, (112, 112, 3), dtype=np.uint8)
+            assert cv2.imwrite(str(folder / f"P{person}_{k + 1:04d}.webp"), noise)
+    for fold in range(2):
+        lines += [f"P{60 + 10 * fold + i}\t1\t2" for i in range(10)]
+        lines += [f"P{30 * fold + i}\t1\tP{30 * fold + i + 10}\t1" for i in range(10)]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out.json"
+    line = ["pairs", "--lfw", str(tmp_path), "--embedder", "mobilefacenet-edge", "--quick"]
+    assert main([*line, "--json", str(out)]) == 0
+    got = json.loads(out.read_text())["figures"]
+    share = got["pairs.origin.positives_of_one_file"]
+    assert share > 0.6
+    # One person where it is one file: all of these are right, the other positives wrong.
+    assert got["pairs.origin.same_file.f1"] == pytest.approx(2 * share / (1 + share), abs=0.05)
+    assert got["pairs.folds.same_file.accuracy"] == 0.5  # never the same file: it knows nothing
+    assert got["pairs.origin.pixels.f1"] > 0.75 > got["pairs.folds.pixels.accuracy"] + 0.05
+    assert main(["pairs", "--lfw", str(tmp_path / "none"), "--quick"]) == 1

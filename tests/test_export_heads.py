@@ -198,6 +198,19 @@ def test_files_are_written_in_every_precision_and_kept_where_they_decide_alike(
     assert set(found) == {"worse.onnx", "worse.float16.onnx"}
     assert not (tmp_path / "worse.int8.onnx").exists()
     assert "worse.int8.onnx is left out" in capsys.readouterr().err
+    # One probe of many is enough: what is offered decides alike for all of them.
+    near = next(x for x in halfway if changed(_int8(tmp_path, other), other, x[None]))
+    found = export(other, np.vstack([centres, near[None]]), None, tmp_path / "one.xml")
+    assert set(found) == {"one.xml", "one.float16.xml"}
+    assert all(of["changed"] == 0 for of in found.values())
+    assert not list(tmp_path.glob("one.int8.*"))
+    assert "one.int8.xml is left out: 1 of 301 validation probes" in capsys.readouterr().err
+
+
+def _int8(folder: Path, bank: SubmodelBank) -> Path:
+    file = folder / "trial.onnx"
+    to_onnx(bank, file, "int8")
+    return file
 
 
 def write_people(folder: Path, data: Features, key: str) -> None:
