@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,7 +67,11 @@ def run(people, out, *more):
     )  # fmt: skip
 
 
-def test_from_a_folder_of_twenty_people_to_an_int8_file_that_loads(people, tmp_path):
+@pytest.mark.parametrize("mesh", [0, 2], ids=["v1", "v2"])  # MobileFaceNetv2 has further blocks
+def test_from_a_folder_of_twenty_people_to_an_int8_file_that_loads(
+    people, tmp_path, monkeypatch, mesh
+):
+    monkeypatch.setitem(mobilefacenet.SPECS, "tiny", replace(TINY, mesh=mesh))
     assert run(people, tmp_path, "--epochs", "6") == 0
     history = torch.load(tmp_path / "embedder.pt", weights_only=True)["history"]
     losses = [h["loss"] for h in history if "loss" in h]
