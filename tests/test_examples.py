@@ -295,7 +295,8 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif words[0] == "pip":
         check_pip(words[1:])
     else:
-        assert words[0] in {"sudo", "journalctl", "curl"}, f"nothing here runs or checks: {command}"
+        checked = {"sudo", "journalctl", "curl", "podman", "packaging/image"}
+        assert words[0] in checked, f"nothing here runs or checks: {command}"
         subprocess.run(["bash", "-n", "-c", command], check=True)
 
 

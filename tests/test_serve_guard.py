@@ -211,3 +211,37 @@ def test_bodies_are_bounded_whether_or_not_they_say_how_long() -> None:
         answer = ask("POST", "/v1/identify", content_length=length, **OWNER)
         assert (answer.status, answer.code) == (413, "too_large")
     assert ask("POST", "/v1/identify", body=[mega] * 30, **OWNER).status == 200
+
+
+def test_a_proxy_that_is_trusted_stands_for_its_users() -> None:
+    ours = {"client": ("172.30.32.2", 5)}
+
+    async def ask(client, method="GET", **headers) -> int:
+        status = 0
+
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        async def send(message):
+            nonlocal status
+            status = message.get("status", status)
+
+        async def receive():
+            return {"type": "http.request", "body": b""}
+
+        scope = {
+            "type": "http", "method": method, "path": "/v1/people", "query_string": b"",
+            "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
+        } | client  # fmt: skip
+        await Guard(app, Access(ADMIN, READ, trusted=("172.30.32.2",)))(scope, receive, send)
+        return status
+
+    ha = {"host": "ha.example.org:8123"}
+    assert asyncio.run(ask(ours, **ha)) == 200
+    assert asyncio.run(ask(ours, "DELETE", **ha, origin="https://ha.example.org:8123")) == 200
+    assert asyncio.run(ask(ours, "DELETE", **ha, sec_fetch_site="cross-site")) == 403
+    assert asyncio.run(ask(ours, "DELETE", **ha, authorization=f"Bearer {READ}")) == 403
+    for other in ({"client": ("172.30.32.3", 5)}, {"client": None}, {}):
+        assert asyncio.run(ask(other, **ha)) == 421
+        assert asyncio.run(ask(other, host="127.0.0.1", x_forwarded_for="172.30.32.2")) == 401

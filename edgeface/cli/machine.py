@@ -80,11 +80,24 @@ def verify_models(as_json: Json = False) -> None:
         raise ModelError("a model file does not fit its card; reinstall edgeface or that model")
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    service: Annotated[
+        str | None, typer.Option(help="Only ask a running service, such as http://127.0.0.1:8377.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Report what this machine offers and lacks.
 
     Names what is known to go wrong; the exit code is 2 if something is bad.
     """
+    if service is not None:
+        from edgeface.serve.probe import probe
+
+        probe(service)
+        print_rows(
+            [{"check": "service", "state": "ok", "detail": f"answers at {service}"}], as_json
+        )
+        return
     from edgeface.doctor import checks
 
     rows = [{"check": c.name, "state": c.state, "detail": c.detail} for c in checks()]

@@ -16,11 +16,13 @@ from edgeface.serve.answers import Refused
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The tokens, and the `names` the service is reached by, with a port or without."""
+    """The tokens, the `names` the service is reached by, with a port or without, and the addresses
+    of proxies that are `trusted` to let in only who may."""
 
     admin: str = field(repr=False)
     read: str | None = field(default=None, repr=False)
     names: tuple[str, ...] = ()
+    trusted: tuple[str, ...] = ()
 
     def derived(self, use: str) -> str:
         """A secret made of the token for one `use`."""

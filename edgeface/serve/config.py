@@ -32,6 +32,7 @@ class ServiceSettings:
     host: str = "127.0.0.1"  # the address listened on
     port: int = PORT  # 0: any that is free
     hosts: tuple[str, ...] = ()  # names (with their port, if not 80 or 443) the page is reached by
+    trusted: tuple[str, ...] = ()  # addresses of proxies that let in only who may
     token: str | None = field(default=None, repr=False)  # of scope admin; None: made and kept
     read_token: str | None = field(default=None, repr=False)  # of scope read; None: there is none
     cameras: tuple[CameraSpec, ...] = ()
@@ -92,6 +93,13 @@ class ServiceSettings:
 def beside(gallery: str, data: Path | None) -> Path:
     """See `ServiceSettings.beside`."""
     return Path(gallery) if data is None else data / "edgeface"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:
@@ -155,6 +163,7 @@ def place(
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "gallery": (str,), "data": (str, Path), "host": (str,), "port": (int,), "hosts": (list, tuple),
+    "trusted": (list, tuple),
     "token": (str,), "token_file": (str, Path),
     "read_token": (str,), "read_token_file": (str, Path),
     "cameras": (list,), "model": (str,), "threads": (int,), "threshold": (float, int),
@@ -251,6 +260,10 @@ def _made(
     if "hosts" in found:
         found["hosts"] = tuple(str(host).lower() for host in found["hosts"])
     found["dialects"] = tuple(map(str, found.get("dialects", ())))
+    if "trusted" in found:
+        found["trusted"] = tuple(map(str, found["trusted"]))
+        if wrong := [proxy for proxy in found["trusted"] if not _is_address(proxy)]:
+            raise ArgumentError(f"a trusted proxy is {wrong[0]!r}: give its IP address")
     if found.get("data") is not None:
         found["data"] = Path(found["data"])
     return ServiceSettings(cameras=cameras, expiry=expiry, **found)

@@ -15,6 +15,7 @@ from edgeface.errors import OutputError
 from edgeface.serve.access import Access
 from edgeface.serve.app import application
 from edgeface.serve.config import ServiceSettings
+from edgeface.serve.notify import READY, STOPPING, Supervisor
 from edgeface.serve.service import opened, token_of
 
 GRACE = 5  # seconds that open requests get at the end
@@ -24,6 +25,20 @@ class _Server(uvicorn.Server):
     """Ends the streams at the first signal: they have no other end, and would be waited for."""
 
     on_exit: Callable[[], None] = staticmethod(lambda: None)
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._supervisor = Supervisor()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        self._supervisor.tell(READY)
+
+    async def on_tick(self, counter: int) -> bool:
+        """A turn of the loop, ten a second."""
+        self._supervisor.live()
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -37,6 +52,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
+        self._supervisor.tell(STOPPING)
         self.on_exit()
         super().handle_exit(sig, frame)
 
@@ -55,7 +71,7 @@ def serve(settings: ServiceSettings, ready: Callable[[str], None]) -> None:
     taken = _listening(settings.host, settings.port)
     with taken:
         token = token_of(settings)
-        access = Access(token, settings.read_token, settings.hosts)
+        access = Access(token, settings.read_token, settings.hosts, settings.trusted)
         with opened(settings) as service:
             config = uvicorn.Config(
                 application(service, access),
