@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from bench.service_kill9 import compared
 from bench.service_latency import Listener, delays
 from edgeface.types import timestamp
 
@@ -46,3 +47,15 @@ def test_a_listener_keeps_each_event_with_its_time() -> None:
         thread.join()
     ((event, now),) = listener.arrived
     assert event["event"] == "seen" and now > 1e9
+
+
+@pytest.mark.parametrize(
+    ("seen", "lost", "missed", "doubled"),
+    [("bcd", 0, 0, 0), ("bd", 0, 1, 0), ("bccd", 0, 0, 1), ("bcxd", 1, 0, 0), ("", 0, 0, 0)],
+)
+def test_what_a_client_saw_is_held_against_the_log(
+    seen: str, lost: int, missed: int, doubled: int
+) -> None:
+    found = compared(list(seen), list("abcde"))
+    said = [found[f"kill9.{key}"] for key in ("lost", "missed", "doubled")]
+    assert said == [lost, missed, doubled] and found["kill9.seen"] == len(seen)
