@@ -79,7 +79,7 @@ static inline __attribute__((always_inline)) float read_and_multiply(const float
     for (size_t at = 0; at + 8 * LANES <= count; at += 8 * LANES) {
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
-            __builtin_prefetch(p + at + i * LANES + AHEAD);
+            __builtin_prefetch(p + at + i * LANES + AHEAD, 0, 2); /* to the second level */
             const vec row = LOAD(p + at + i * LANES);
 #pragma GCC unroll 32
             for (int q = 0; q < probes; q++) {

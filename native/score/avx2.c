@@ -13,6 +13,8 @@
 #define FEW_PHASES 2
 #define PREFETCH 16384
 #define FEW_PREFETCH 16384
+#define SETS 1
+#define LEVEL 2
 
 static inline __attribute__((always_inline)) vec load(const char *p) {
     return _mm256_loadu_si256((const vec *)p);
@@ -56,6 +58,12 @@ static inline __attribute__((always_inline)) vec dot4(vec acc, vec w, vec x) {
             : "x"(w), "x"(x), "x"(_mm256_set1_epi16(1)));
     return acc;
 #endif
+}
+static inline __attribute__((always_inline)) vec plus(vec a, vec b) {
+    return _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b)));
+}
+static inline __attribute__((always_inline)) vec plus_int(vec a, vec b) {
+    return _mm256_add_epi32(a, b);
 }
 static inline __attribute__((always_inline)) vec fold(vec a, vec b) {
     __m256 pairs = _mm256_hadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));

@@ -9,6 +9,8 @@
 #define FEW_PHASES 4
 #define PREFETCH 32768
 #define FEW_PREFETCH 16384
+#define SETS 2
+#define LEVEL 2
 
 static inline __attribute__((always_inline)) vec load(const char *p) { return _mm512_loadu_si512(p); }
 static inline __attribute__((always_inline)) void store(char *p, vec v) { _mm512_storeu_si512(p, v); }
@@ -45,6 +47,12 @@ static inline __attribute__((always_inline)) vec dot4(vec acc, vec w, vec x) {
     return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 #endif
 }
+static inline __attribute__((always_inline)) vec plus(vec a, vec b) {
+    return _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)));
+}
+static inline __attribute__((always_inline)) vec plus_int(vec a, vec b) {
+    return _mm512_add_epi32(a, b);
+}
 static inline __attribute__((always_inline)) vec even(vec a, vec b) {
     const vec index = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_epi32(a, index, b);
@@ -54,11 +62,10 @@ static inline __attribute__((always_inline)) vec odd(vec a, vec b) {
     return _mm512_permutex2var_epi32(a, index, b);
 }
 static inline __attribute__((always_inline)) vec fold(vec a, vec b) {
-    return _mm512_castps_si512(
-        _mm512_add_ps(_mm512_castsi512_ps(even(a, b)), _mm512_castsi512_ps(odd(a, b))));
+    return plus(even(a, b), odd(a, b));
 }
 static inline __attribute__((always_inline)) vec fold_int(vec a, vec b) {
-    return _mm512_add_epi32(even(a, b), odd(a, b));
+    return plus_int(even(a, b), odd(a, b));
 }
 static inline __attribute__((always_inline)) vec scaled(vec v, vec s) {
     return _mm512_castps_si512(_mm512_mul_ps(_mm512_cvtepi32_ps(v), _mm512_castsi512_ps(s)));

@@ -9,6 +9,8 @@
 #define FEW_PHASES 4
 #define PREFETCH 16384
 #define FEW_PREFETCH 16384
+#define SETS 1
+#define LEVEL 3
 
 static inline __attribute__((always_inline)) vec load(const char *p) {
     return vreinterpretq_s32_u8(vld1q_u8((const uint8_t *)p));
@@ -51,6 +53,10 @@ static inline __attribute__((always_inline)) vec dot4(vec acc, vec w, vec x) {
     return vaddq_s32(acc, vpaddq_s32(low, high));
 #endif
 }
+static inline __attribute__((always_inline)) vec plus(vec a, vec b) {
+    return vreinterpretq_s32_f32(vaddq_f32(vreinterpretq_f32_s32(a), vreinterpretq_f32_s32(b)));
+}
+static inline __attribute__((always_inline)) vec plus_int(vec a, vec b) { return vaddq_s32(a, b); }
 static inline __attribute__((always_inline)) vec fold(vec a, vec b) {
     return vreinterpretq_s32_f32(vpaddq_f32(vreinterpretq_f32_s32(a), vreinterpretq_f32_s32(b)));
 }

@@ -11,16 +11,23 @@
  *   spread_codes(p, phases)   the same for int8 codes, as the kernel multiplies them
  *   madd(acc, w, x)           float lanes: acc + w * x
  *   dot4(acc, w, x)           int32 lanes: acc + the four products of int8 codes
+ *   plus(a, b) plus_int(a, b) sums lane by lane, float and int32
  *   fold(a, b) fold_int(a, b) sums of adjacent lanes of a, then of b
  *   scaled(v, s)              int32 lanes as float, times the float lanes s
  *   repeat(p, times)          the floats at p, each repeated `times` (dividing WIDTH)
  *   reach(v, t)               bit mask of the float lanes with v >= t
  *   halves(p)                 WIDTH float16 at p as float
  *   SCAN                      the function's name
- *   PREFETCH, FEW_PREFETCH    bytes to prefetch ahead, to the first level, for full tiles and for
- *                             FEW rows: without it the time to read and the time to multiply add
- *                             up; less than a tile of 512 floats is too late for it, and far more
- *                             than it needs is evicted again
+ *   SETS                      sums that FEW rows keep for each lane, so that a multiply-add does
+ *                             not wait for the one before
+ *   PREFETCH, FEW_PREFETCH    bytes to prefetch ahead, for full tiles and for FEW rows: without it
+ *                             the time to read and the time to multiply add up; less than a tile
+ *                             of 512 floats is too late for it, and far more than it needs is
+ *                             evicted again
+ *   LEVEL                     where to, as __builtin_prefetch counts: 3 is the first level, 2 the
+ *                             second. Where probes and what is to come do not both fit into the
+ *                             first level, they push one another out: on a Zen 4 eight probes of 512
+ *                             floats took twice the time. A single probe leaves room.
  *
  * One micro-kernel serves 1 to 32 probes: TILE rows against one or two vectors of "probe lanes". A
  * lane is a probe; when there are fewer probes than lanes, a probe gets several adjacent lanes
@@ -41,16 +48,20 @@ enum { SHORT_ROW = 2 * UNIT };
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* Scores `count` (1 or a full tile of) rows; out[row * vectors + v] are raw lanes. The last unit of each row
- * comes from `tail` when that is given (rows * UNIT bytes, zero-padded). */
+/* Scores `count` (1, FEW or a full tile of) rows; out[row * vectors + v] are raw lanes. The last
+ * unit of each row comes from `tail` when that is given (rows * UNIT bytes, zero-padded). */
 INLINE void tile(const int count, const int vectors, const int phases, const int codes,
                  const char *rows, size_t stride, size_t units, const char *tail, const panel *p,
                  vec *out, const char *prefetch) {
-    vec acc[TILE][2];
+    const int steps = UNIT_FLOATS / phases;
+    const int sets = count <= FEW && steps >= SETS ? SETS : 1;
+    vec acc[SETS][TILE][2];
     const char *x = (const char *)p->data;
     UNROLL for (int r = 0; r < count; r++)
         UNROLL for (int v = 0; v < vectors; v++)
-            acc[r][v] = codes ? load((const char *)(p->init + v * WIDTH)) : zero();
+            UNROLL for (int k = 0; k < sets; k++)
+                acc[k][r][v] =
+                    codes && k == 0 ? load((const char *)(p->init + v * WIDTH)) : zero();
     /* A base per three rows keeps every address a base plus 0, 1 or 2 strides. */
     const char *base[(TILE + 2) / 3];
     for (int part = 0; part < 2; part++) {
@@ -64,25 +75,33 @@ INLINE void tile(const int count, const int vectors, const int phases, const int
         for (size_t u = 0; u < units; u++) {
             if (prefetch) {
                 UNROLL for (int r = 0; r < count; r++)
-                    __builtin_prefetch(prefetch + r * UNIT, 0, 3);
+                    if (vectors == 1 && !codes) /* the builtin wants a constant */
+                        __builtin_prefetch(prefetch + r * UNIT, 0, 3);
+                    else
+                        __builtin_prefetch(prefetch + r * UNIT, 0, LEVEL);
                 prefetch += count * UNIT;
             }
-            UNROLL for (int s = 0; s < UNIT_FLOATS / phases; s++) {
+            UNROLL for (int s = 0; s < steps; s++) {
                 vec x0 = load(x), x1 = vectors == 2 ? load(x + 4 * WIDTH) : x0;
                 x += 4 * WIDTH * vectors;
                 UNROLL for (int r = 0; r < count; r++) {
                     const char *at = base[r / 3] + (size_t)(r % 3) * stride + 4 * phases * s;
                     vec w = codes ? spread_codes(at, phases) : spread(at, phases);
-                    acc[r][0] = codes ? dot4(acc[r][0], w, x0) : madd(acc[r][0], w, x0);
-                    if (vectors == 2)
-                        acc[r][1] = codes ? dot4(acc[r][1], w, x1) : madd(acc[r][1], w, x1);
+                    vec *a = acc[s % sets][r];
+                    a[0] = codes ? dot4(a[0], w, x0) : madd(a[0], w, x0);
+                    if (vectors == 2) a[1] = codes ? dot4(a[1], w, x1) : madd(a[1], w, x1);
                 }
             }
             UNROLL for (int r = 0; r < count; r += 3) base[r / 3] += UNIT;
         }
     }
     UNROLL for (int r = 0; r < count; r++)
-        UNROLL for (int v = 0; v < vectors; v++) out[r * vectors + v] = acc[r][v];
+        UNROLL for (int v = 0; v < vectors; v++) {
+            vec sum = acc[0][r][v];
+            UNROLL for (int k = 1; k < sets; k++)
+                sum = codes ? plus_int(sum, acc[k][r][v]) : plus(sum, acc[k][r][v]);
+            out[r * vectors + v] = sum;
+        }
 }
 
 typedef void tile_function(const char *rows, size_t stride, size_t units, const char *tail,
