@@ -45,12 +45,13 @@ from edgeface.runtime import Runtime, Session, open_session
 from edgeface.types import Array, Face, Image
 
 TEACHER = "models/teachers/yunet_n_dynamic.onnx"
-PARTS = ("teacher", "pictures", "people", "consensus", "speed")
+PARTS = ("teacher", "background", "pictures", "people", "consensus", "stage", "speed")
 IOU = 0.5
 Figures = dict[str, float | str | None]
 SIZES = (20, 40, 80)  # px
 HELD_BACK, HELD_BACKGROUNDS = 300, 150
 DEV = slice(-HELD_BACK - 100, -HELD_BACK)  # lines that choose the threshold, neither train nor test
+STAGE = (640, 1280)  # px, width of the stage clip
 FRAMES = ((320, 320), (480, 640))  # (H, W)
 NATIVE_SIDE = 1920  # px: no clip is scaled down
 PASSES = ((3, 5, False), (5, 2, True), (7, 7, False), (2, 6, True), (6, 1, False), (4, 3, True))
@@ -239,6 +240,8 @@ def figures(args: argparse.Namespace) -> Figures:
     data = args.shared / "data"
     if "teacher" in parts:
         out |= against_teacher(args, session, card, few)
+    if "background" in parts:
+        out |= alarms(args, ours, few)
     if "pictures" in parts:
         out |= detect_pictures.truth(ours, data, few)
         out |= detect_pictures.portraits(ours, data, few)
@@ -252,6 +255,8 @@ def figures(args: argparse.Namespace) -> Figures:
         out |= detect_clips.consensus(
             ours, tracking, args.shared, least=args.confident, every=args.every * few
         )
+    if "stage" in parts:
+        out |= detect_clips.stage(args.model, args.shared, STAGE[:1] if args.quick else STAGE)
     out["detect.size_mb"] = card.path.stat().st_size / 1e6
     if "speed" in parts:
         files = {"": card.path, "_teacher": args.shared / TEACHER}
@@ -274,7 +279,7 @@ def told_apart(args: argparse.Namespace, ours: Detector, few: int) -> Figures:
 def against_teacher(
     args: argparse.Namespace, session: Session, card: ModelCard, few: int
 ) -> Figures:
-    """Faces and points compared with the teacher's, and false alarms of both on backgrounds."""
+    """Faces and points compared with the teacher's."""
     data, teacher_file = args.shared / "data", args.shared / TEACHER
     other = open_session(teacher_file, runtime=args.runtime, threads=1)
 
@@ -291,20 +296,30 @@ def against_teacher(
     out: Figures = {}
     for name, (images, max_side) in sets.items():
         out |= quality(*pair(max_side), images, prefix=f"detect.{name}")
-    ours, theirs = pair(MAX_SIDE)
+    theirs = pair(MAX_SIDE)[1]
     eager = Detector(session, card, score_threshold=0.05)
     out["detect.dev.break_even"] = break_even(
         eager, theirs, scene_images(data / "scenes", slice(DEV.start, DEV.stop, few))
     )
-    empty = sorted((data / "scenes" / "background").iterdir())[-HELD_BACKGROUNDS:][::few]
+    return out
+
+
+def alarms(args: argparse.Namespace, ours: Detector, few: int) -> Figures:
+    """False alarms per background: of both detectors, and of ours from the score on from which a
+    face counts, in frames and in single pictures."""
+    folder, teacher_file = args.shared / "data/scenes/background", args.shared / TEACHER
+    empty = sorted(folder.iterdir())[-HELD_BACKGROUNDS:][::few]
     pictures = [np.asarray(cv2.imread(str(path)), np.uint8) for path in empty]
+    other = open_session(teacher_file, runtime=args.runtime, threads=1)
+    theirs = Detector(other, teacher_card(teacher_file))
+    out: Figures = {}
     for suffix, detector in (("", ours), ("_teacher", theirs)):
-        alarms = sum(len(detector(picture)) for picture in pictures)
-        out[f"detect.background.alarms_per_image{suffix}"] = alarms / len(pictures)
+        found = sum(len(detector(picture)) for picture in pictures)
+        out[f"detect.background.alarms_per_image{suffix}"] = found / len(pictures)
     for key, search in (("confident", ours), ("searched", ours.search)):
         faces = [f for picture in pictures for f in search(picture)]
-        alarms = sum(f.score >= args.confident for f in faces)
-        out[f"detect.background.alarms_{key}"] = alarms / len(pictures)
+        sure = sum(f.score >= args.confident for f in faces)
+        out[f"detect.background.alarms_{key}"] = sure / len(pictures)
     return out
 
 

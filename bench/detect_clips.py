@@ -3,11 +3,13 @@
 Part of `bench detect`. yolov5n-face and SCRFD see every `every`-th frame of a clip, scaled as the
 detector scales it. consensus.recall and .alone: one look at such frames, faces of a score of
 `least` and more. consensus.tracked.*: gate and tracker see every frame of the clip, as in a watch;
-the faces of confirmed tracks count, so the first frames of each are missed.
+the faces of confirmed tracks count, so the first frames of each are missed. stage.*: frames of the
+stage clip in which the singer and the pianist are named, and names that are not theirs.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,14 @@ import cv2
 import numpy as np
 
 from bench.detect_peers import Yolo
-from edgeface import video
+from bench.pipeline_clips import Clip, judge, scaled
+from bench.pipeline_clips import clips as staged
+from edgeface import Identifier, video
 from edgeface.detect import Detector, overlaps
 from edgeface.gate import Gate, MotionOptions
 from edgeface.motion import thumbnail
 from edgeface.track import SceneCut, State, Tracker, TrackerOptions
-from edgeface.types import Array, Face, Frame
+from edgeface.types import Array, Face, Frame, Sighting
 from export.detector_labels import AGREE_IOU, Opinion, Scrfd
 
 Figures = dict[str, float | str | None]
@@ -105,6 +109,41 @@ def consensus(
         **once.figures("detect.consensus"),
         **followed.figures("detect.consensus.tracked"),
     }
+
+
+def stage(model: str, shared: Path, widths: Sequence[int]) -> Figures:
+    """Frames of the stage clip named by person, and wrongly, for each width of a frame."""
+    out: Figures = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for width in widths:
+            clip = staged(shared)[0]
+            if cv2.VideoCapture(str(clip.file)).get(cv2.CAP_PROP_FRAME_WIDTH) != width:
+                clip = scaled(clip, width, folder)
+            with Identifier.open(folder / f"{width}.gallery", detector=model, threads=1) as app:
+                for file in clip.people:
+                    app.enroll(file.stem, [file], policy="largest")
+                seen = [
+                    [frame.index, *sighting.face.box.tolist(), sighting.decision.name]
+                    for frame in video.frames(clip.file)
+                    for sighting in _shown(app, frame)
+                ]
+            out |= {f"detect.stage.{width}.{k}": v for k, v in named(clip, seen, width).items()}
+    return out
+
+
+def named(clip: Clip, seen: Sequence[Sequence[object]], width: int) -> dict[str, float]:
+    """Of the names in rows of frame, four corners in pixels and name: how many are right, by
+    person, and how many wrong."""
+    out = {}
+    for name in (file.stem for file in clip.people):
+        out[f"named.{name}"] = float(judge(clip, [r for r in seen if r[-1] == name], width)[0])
+    return out | {"wrong": float(judge(clip, seen, width)[1])}
+
+
+def _shown(app: Identifier, frame: Frame) -> list[Sighting]:
+    app.step(frame)
+    return app.sightings
 
 
 def _boxes(faces: Sequence[Face] | Sequence[Opinion]) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from conftest import face
 
 from bench import detect_clips, detect_pictures
 from bench.detect_peers import LAYERS, _decoded
+from bench.pipeline_clips import Clip
 from edgeface.track import TrackerOptions
 from edgeface.types import Face, Frame
 
@@ -137,3 +140,16 @@ def test_who_is_not_found_is_accepted_with_nobody(tmp_path):
     out = detect_pictures.people({"": all_of_them, "_x": every_second}, Embedder(), files)
     assert (out["detect.people.tar_far1e-4"], out["detect.people.missed"]) == (100, 0)
     assert (out["detect.people.tar_far1e-4_x"], out["detect.people.missed_x"]) == (0, 4)
+
+
+def test_names_on_the_stage_are_counted_by_person():
+    people = (Path("ann.png"), Path("bea.png"))
+    clip = Clip("x", Path("x"), people, lambda index, box: "ann" if box[0] < 320 else "bea")
+    seen = [
+        [0, 10, 0, 20, 10, "ann"],
+        [1, 10, 0, 20, 10, "ann"],
+        [1, 800, 0, 820, 10, "bea"],  # of a frame 1280 wide
+        [2, 10, 0, 20, 10, "bea"],
+        [2, 10, 0, 20, 10, None],
+    ]
+    assert detect_clips.named(clip, seen, 1280) == {"named.ann": 2, "named.bea": 1, "wrong": 1}
