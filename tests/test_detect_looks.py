@@ -6,6 +6,8 @@ back from the pixels, so that a wrong matrix anywhere shows as wrong points.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -176,6 +178,21 @@ def test_a_sure_face_stops_the_search():
     seen = []
     looks.search(lambda p: find(p, seen=seen), find, image, 640, 0.3)
     assert seen == [(300, 420), (160, 224)]
+
+
+@pytest.mark.parametrize(("first", "closer", "counts"), [(0.45, 0.7, False), (0.6, 0.7, True)])
+@pytest.mark.parametrize("quarters", [0, 1, 2])
+def test_what_only_a_turned_picture_shows_must_be_surer(first, closer, counts, quarters):
+    upright, _ = drawn((300, 420), (150.0, 200.0), 50)
+    image = np.ascontiguousarray(np.rot90(upright, quarters))
+
+    def scored(picture, score, tilt):
+        return [replace(face, score=score) for face in find(picture, tilt=tilt)]
+
+    faces = looks.search(
+        lambda p: scored(p, first, 40), lambda p: scored(p, closer, 180), image, 640, 0.3
+    )
+    assert len(faces) == (counts or quarters == 0)
 
 
 def test_what_a_closer_look_shows_to_be_no_face_is_left_out():

@@ -29,6 +29,10 @@ SURE = 0.7  # score of a face without doubt
 UPRIGHT = (
     0.9  # score upright below which a face may lie on its side: half of those upside down have .77
 )
+# Mean score of both looks from which a face counts that only a turned picture shows. On 250
+# backgrounds that leaves none of 14 false faces, and of faces of 30 px and more in scenes turned
+# by 90 and 180 degrees it finds 93 % instead of 96 %.
+TURNED = 0.6
 # The box (4,) that a face has which `upright` put into the middle of a patch, px.
 MIDDLE = PATCH / 2 + MEASURED * np.array([-0.39, -0.5, 0.39, 0.5], np.float32)
 SMALL_SIDE = 224  # px, longer side of the smaller look: 1.2 of the picture's height is 200 px then
@@ -81,10 +85,11 @@ def merge(faces: Sequence[Face], again: Sequence[Face], limit: float) -> list[Fa
 def search(find: Find, close: Find, image: Image, max_side: int, least: float) -> list[Face]:
     """The faces of a single picture, each measured upright by `close`, best first: as `look`, and
     smaller; if none is surely upright, also turned by quarters. What is no face upright, with a
-    score below `least`, is left out."""
+    score below `least`, is left out, and what only a turned picture shows below `TURNED`."""
 
-    def measured(faces: Sequence[Face]) -> list[Face]:
-        return [f for f in (refine(close, image, face) for face in faces) if f.score >= least]
+    def measured(faces: Sequence[Face], mean: float = 0.0) -> list[Face]:
+        pairs = [(face, refine(close, image, face)) for face in faces]
+        return [f for g, f in pairs if f.score >= least and (f.score + g.score) / 2 >= mean]
 
     small = min(SMALL_SIDE, max_side)
     faces = union(look(find, image, max_side), look(find, image, small))
@@ -95,7 +100,7 @@ def search(find: Find, close: Find, image: Image, max_side: int, least: float) -
         turned = np.ascontiguousarray(np.rot90(image, quarters))
         found = look(find, turned, max_side)
         found = [turn_back(f, quarters, image.shape[:2]) for f in found]
-        faces = union(faces, measured(found))
+        faces = union(faces, measured(found, TURNED))
     return faces
 
 
