@@ -7,12 +7,14 @@ was taken from the camera, to the moment at which an HTTP client of `/v1/events`
 has read it: the wait for the describer, detection, tracking, embedding, the write to the log and
 the stream. `lost` is left out: it tells of the last sight, seconds ago by design. Of these
 `latency_p50_ms`, `latency_p95_ms` and `latency_max_ms` are given, and `latency_events`, how many
-there were.
+there were. `latency_cores` is how many cores the service was given meanwhile, `machine_load` how
+many processes ran or waited: on a machine that is busy with other things, frames wait for a core.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -34,8 +36,8 @@ BOUND = 60.0  # seconds for all cameras to come
 
 
 @contextmanager
-def service(folder: Path, *urls: str) -> Iterator[tuple[str, int]]:
-    """`edgeface serve` with these cameras; its host and port."""
+def service(folder: Path, *urls: str) -> Iterator[tuple[str, int, int]]:
+    """`edgeface serve` with these cameras; its host, port and process id."""
     settings = folder / "serve.toml"
     lines = [f'gallery = "{folder / "s.gallery"}"', f'token = "{TOKEN}"', "port = 0", "threads = 1"]
     for number, url in enumerate(urls):
@@ -52,7 +54,7 @@ def service(folder: Path, *urls: str) -> Iterator[tuple[str, int]]:
             raise RuntimeError(f"the service did not start: {said}{child.stderr.read()}")
         there = urlsplit(said[said.index("http://") :])
         threading.Thread(target=child.stderr.read, daemon=True).start()
-        yield there.hostname or "", there.port or 0
+        yield there.hostname or "", there.port or 0, child.pid
     finally:
         child.terminate()
         child.wait(BOUND)
@@ -91,6 +93,12 @@ def running(host: str, port: int) -> int:
     return sum(camera["state"] == "running" for camera in found["cameras"])
 
 
+def busy(pid: int) -> float:
+    """Processor time (s) that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def delays(arrived: list[tuple[dict[str, object], float]], since: float) -> list[float]:
     """Milliseconds from frame to arrival of the events that are told at once, of frames taken
     after the Unix time `since` (s)."""
@@ -105,7 +113,7 @@ def delays(arrived: list[tuple[dict[str, object], float]], since: float) -> list
 
 def latency(folder: Path, url: str, count: int, seconds: float) -> dict[str, float]:
     """See the module's text; the first seconds, in which the cameras come, are left out."""
-    with service(folder, *[url] * count) as (host, port):
+    with service(folder, *[url] * count) as (host, port, pid):
         listener = Listener(host, port)
         end = time.monotonic() + BOUND
         while running(host, port) < count:
@@ -113,8 +121,9 @@ def latency(folder: Path, url: str, count: int, seconds: float) -> dict[str, flo
                 raise RuntimeError(f"not all of {count} cameras came within {BOUND:g} s")
             time.sleep(0.2)
         time.sleep(min(5.0, seconds))
-        since = time.time()
+        since, used = time.time(), busy(pid)
         time.sleep(seconds)
+        cores = (busy(pid) - used) / (time.time() - since)
         found = delays(list(listener.arrived), since)
     if not found:
         raise RuntimeError(f"no event came in {seconds:g} s")
@@ -124,4 +133,6 @@ def latency(folder: Path, url: str, count: int, seconds: float) -> dict[str, flo
         "latency_p95_ms": most,
         "latency_max_ms": worst,
         "latency_events": float(len(found)),
+        "latency_cores": cores,
+        "machine_load": os.getloadavg()[0],
     }
