@@ -19,6 +19,7 @@ from tiny_network import TINY  # noqa: E402
 
 from edgeface.embed import Embedder  # noqa: E402
 from edgeface.errors import EdgefaceError  # noqa: E402
+from edgeface.metrics import equal_error_rate  # noqa: E402
 from export import (  # noqa: E402  # noqa: E402
     card,
     classes,
@@ -244,6 +245,41 @@ def test_triplets_of_a_list_are_what_its_lines_say(rng):
     anchor, positive, negative = rows.reshape(3, -1)
     assert (listed.people()[anchor] == listed.people()[positive]).all()
     assert (listed.people()[anchor] != listed.people()[negative]).all()
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "triplet"])
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_list_of_pairs_teaches_a_head_what_does_not_matter(rng, loss, schedule):
+    """Embeddings with directions that have nothing to do with who it is."""
+    person = np.repeat(np.arange(60), 6)
+    rows = rng.standard_normal((60, 16))[person] + 0.3 * rng.standard_normal((360, 16))
+    rows[:, :4] = 3 * rng.standard_normal((360, 4))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    index = rng.integers(0, 360, (6000, 2))
+    index[::2, 1] = index[::2, 0] // 6 * 6 + rng.integers(0, 6, 3000)
+    index = index[index[:, 0] != index[:, 1]]
+    same = person[index[:, 0]] == person[index[:, 1]]
+    files = [Path(f"{i}.png") for i in range(360)]
+    listed = siamese_pairs.Listed(np.zeros((360, 1, 1, 3), np.uint8), files, index, same, 0)
+    held = siamese_pairs.hold_out(listed)
+    judged = listed.among(held)
+    course = siamese_pairs.PairCourse(listed, ~held, size=64, loss=loss, margin=0.5, seed=1)
+    inputs = SimpleNamespace(embedder=True, tensor=torch.from_numpy, varied=lambda part, rng: part)
+    network = torch.nn.Linear(16, 16, bias=False)
+    torch.nn.init.eye_(network.weight)
+    args = SimpleNamespace(
+        rate=1e-2, loss=loss, steps=80, every=20, patience=5, seed=1, init=None, schedule=schedule
+    )
+
+    def judge():
+        cosines = siamese_pairs.scores(siamese.embed(network, inputs, rows), judged[0])
+        return equal_error_rate(cosines, judged[1]), 0.0
+
+    before = judge()[0]
+    outcome = siamese.fit(network, inputs, course, rows, judge, args)
+    assert before > 0.2 and outcome.step > 0
+    network.load_state_dict(outcome.state)
+    assert judge()[0] < 0.6 * before
 
 
 def test_a_list_that_cannot_be_trained_on_says_why(people, tmp_path, patterns, capsys):
