@@ -272,7 +272,8 @@ def told_apart(args: argparse.Namespace, ours: Detector, few: int) -> Figures:
     if args.against:
         card = load_card(args.against, "detection")
         looks["_other"] = Detector(open_session(card.path, runtime=args.runtime, threads=1), card)
-    files = sorted((args.shared / "data" / "lfw" / "originals").rglob("*.jpg"))[::few]
+    files = sorted((args.shared / "data" / "lfw" / "originals").rglob("*.jpg"))
+    files = files[: len(files) // few]  # one after the other: pairs of one person are needed
     return detect_pictures.people(looks, Embedder.load(threads=1), files)
 
 

@@ -33,7 +33,7 @@ from edgeface.errors import EdgefaceError
 from edgeface.models import ModelCard, digest, write_card
 from export.cohort import fit_to
 from export.contract import Floats, Foreign, find, open_foreign
-from export.data import Pack, list_crops, open_pack, pack
+from export.data import Crop, Pack, list_crops, open_pack, pack
 from export.gate import BUDGETS, ROUNDING, by_file, runtimes
 from export.irfile import save
 from export.net import Net
@@ -66,13 +66,19 @@ class Faces:
         return np.asarray(self.data.images[np.sort(order[:count])])
 
 
+def some(crops: list[Crop], most: int) -> list[Crop]:
+    """At most so many pictures, by chance."""
+    order = np.random.default_rng(0).permutation(len(crops))
+    return [crops[i] for i in np.sort(order[:most])]
+
+
 def read_faces(folders: list[Path], target: Path, most: int) -> Faces:
-    """Pack folders of people.
+    """Pack at most `most` pictures of each folder: what thresholds and impostors go by.
 
     Raises:
         EdgefaceError: there are no people, too few, or nobody has two pictures.
     """
-    crops = [crop for folder in folders for crop in list_crops(folder, set())]
+    crops = [crop for folder in folders for crop in some(list_crops(folder, set()), most)]
     if not crops or not pack(crops, target):
         raise EdgefaceError(f"{', '.join(map(str, folders))}: no pictures there")
     data = open_pack(target)
