@@ -193,6 +193,8 @@ def _bootstrap(difference: NDArray[Any], rounds: int = 1000) -> tuple[float, flo
 
 def markdown(document: dict[str, Any]) -> str:
     got = document["figures"]
+    if "regimes.repetitions" in got:
+        return submodel_regimes.markdown(document)
     lines = ["# Submodel rules", "",
              f"{measured(document)}. Written by `python -m bench submodels --update`; sets "
              "and rules: `bench/submodels.py` and `bench/submodel_sets.py`.", ""]  # fmt: skip

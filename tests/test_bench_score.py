@@ -178,7 +178,8 @@ def test_regimes_are_searched_on_a_set_of_ones_own(
     # A head that was never trained names nobody of its own; the class means do.
     at = "regimes.real, a quarter of the heads failed.accuracy"
     assert found[f"{at}.kmeans"] < 0.85 and found[f"{at}.sim"] > 0.95
-    assert "| real |" in out.with_suffix(".md").read_text()
+    written = out.with_suffix(".md").read_text()
+    assert "| real |" in written and submodels.markdown(json.loads(out.read_text())) == written
 
 
 def test_mixmaxsim_wins_a_regime_only_against_every_rule() -> None:
