@@ -48,7 +48,7 @@ def made(file: Path, args: argparse.Namespace, folder: Path) -> list[ModelCard]:
     if not (folder / f"{file.stem}.json").exists():
         faces = args.faces or [args.shared / "data" / name for name in FACES]
         words = [str(file), "--faces", *map(str, faces), "--out", str(folder)]
-        adopt.main([*words, "--terms", "research", *(["--most", "600"] if args.quick else [])])
+        adopt.main([*words, "--terms", "research", *(["--most", "150"] if args.quick else [])])
     names = [n for n in (file.stem, f"{file.stem}-int8") if (folder / f"{n}.json").exists()]
     return [load_card(folder / f"{name}.onnx") for name in names]
 
@@ -61,8 +61,8 @@ def accuracy(
         args.shared / "data" / "lfw", folds=2 if args.quick else 10
     )
     if args.quick:
-        used, places = np.unique(index[::8], return_inverse=True)
-        images, index, same, fold = images[used], places.reshape(-1, 2), same[::8], fold[::8]
+        used, places = np.unique(index[::24], return_inverse=True)
+        images, index, same, fold = images[used], places.reshape(-1, 2), same[::24], fold[::24]
     print("adopt: LFW, the file as it came", file=sys.stderr, flush=True)
     before = open_foreign(file).embed(images, spec)
     out: Figures = {"lfw.original": verify(before, index, same, fold)["lfw"]}
