@@ -248,7 +248,7 @@ def test_the_container_asks_for_a_token() -> None:
 
 
 def test_scripts_are_sound() -> None:
-    for script in (PACKAGING / "image",):
+    for script in (PACKAGING / "image", PACKAGING / "try-image"):
         assert os.access(script, os.X_OK)
         subprocess.run(["bash", "-n", str(script)], check=True)
 

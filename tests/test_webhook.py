@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
+import random
 import re
 import socket
 import subprocess
@@ -32,6 +34,7 @@ from edgeface.types import timestamp
 from edgeface.wires import Webhook, WebhookOptions, reader
 
 BOUND = 20.0
+AWAY = float(os.environ.get("EDGEFACE_RECEIVER_AWAY", "1"))  # seconds; 60: with the real pauses
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +63,7 @@ class Receiver:
                     time.sleep(1.0)
                     return
                 outer.requests.append(SimpleNamespace(
-                    body=body, headers=dict(self.headers), answer=answer
+                    body=body, headers=dict(self.headers), answer=answer, at=time.time()
                 ))  # fmt: skip
                 self.send_response(int(str(answer)))
                 self.send_header("Location", "/elsewhere")
@@ -321,3 +324,77 @@ def test_the_receiver_of_the_document_checks_signatures(store, hook) -> None:
         receiver.kill()
         rest, _ = receiver.communicate()
     assert rest == ""
+
+
+def test_a_receiver_that_fails_hangs_and_is_away(store, hook, monkeypatch) -> None:
+    """Four cameras go on meanwhile. One wire keeps every event, another only what is fresh."""
+    if AWAY >= 30:  # the pauses of users, not those of this file
+        for name, value in {"PAUSE": 1.0, "PAUSE_MAX": 60.0, "LOOK": 1.0}.items():
+            monkeypatch.setattr(reader, name, value)
+    bound, fresh = 4 * AWAY + 60, AWAY / 2
+    receivers = [Receiver(), Receiver()]
+    ports = [one.port for one in receivers]
+    wires = [hook(receivers[0].url), hook(receivers[1].url, max_age=fresh)]
+    chance = random.Random(5)
+    moods: list[object] = [204] * 12 + [503, 500, 429, 302, 404, "hang"]
+    for one in receivers:
+        one.answers = iter([chance.choice(moods) for _ in range(100_000)])
+    ended, written = threading.Event(), dict[str, list[str]]()
+
+    def watch(camera: str) -> None:
+        ids = written.setdefault(camera, [])
+        while not ended.is_set():
+            made = event(len(ids), len(ids), at=now(), camera=camera, run=camera)
+            store.record(made)
+            ids.append(made.id)
+            ended.wait(max(0.1, AWAY / 40))
+
+    def count() -> int:
+        return sum(map(len, written.values()))
+
+    def until_taken() -> None:
+        end = time.monotonic() + bound
+        while (
+            wires[0].reader.delivered < count()
+            or sum((wires[1].reader.delivered, wires[1].reader.expired)) < count()
+        ):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    cameras = [threading.Thread(target=watch, args=(name,)) for name in ("a", "b", "c", "d")]
+    for camera in cameras:
+        camera.start()
+    time.sleep(AWAY / 2)  # it fails and hangs
+    for one in receivers:
+        one.close()
+    before = count()
+    time.sleep(AWAY)  # it is away
+    assert count() - before >= 16, "cameras waited"
+    back = [Receiver(port) for port in ports]
+    for one in back:
+        one.answers = iter([chance.choice(moods) for _ in range(20)])
+    time.sleep(AWAY / 4)
+    ended.set()
+    for camera in cameras:
+        camera.join()
+    until_taken()
+    taken = [
+        [*first.taken(), *second.taken()] for first, second in zip(receivers, back, strict=True)
+    ]
+    for one in back:
+        one.close()
+    for camera, ids in written.items():
+        mine = [i for i in taken[0] if i.startswith(f"{camera}-")]
+        assert list(dict.fromkeys(mine)) == ids, "lost, or out of order"
+        some = list(dict.fromkeys(i for i in taken[1] if i.startswith(f"{camera}-")))
+        assert some == [i for i in ids if i in set(some)]
+    assert wires[1].reader.expired > 0 and wires[0].reader.expired == 0
+    missing = count() - len(set(taken[1]))  # one whose answer was lost may have expired after it
+    assert wires[1].reader.delivered + wires[1].reader.expired == count()
+    assert 0 < missing <= wires[1].reader.expired
+    late = [
+        r.at - datetime.fromisoformat(json.loads(r.body)["ts"]).timestamp()
+        for r in (*receivers[1].requests, *back[1].requests)
+    ]
+    assert max(late) < fresh + 1.0  # one second for the way
+    print(f"\n{count()} events, {wires[1].reader.expired} expired, oldest taken {max(late):.1f} s")
