@@ -139,7 +139,8 @@ def pixels(crops: Image) -> Floats:
     ]
     rows = np.stack(small).reshape(len(crops), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return np.asarray(rows / lengths, np.float32)
 
 
 def embedded(pictures: list[Path], look: Callable[[Image], Floats]) -> Floats:

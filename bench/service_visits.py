@@ -90,9 +90,9 @@ def visits(shared: Path, every: int) -> dict[str, float]:
             shares[way].append(tpir(similarity, person, enrolled))
         strange = {way: ways[way][~enrolled][:, enrolled].max(axis=1) for way in (*same, "weight")}
         limit = np.quantile(strange["weight"], 1 - FPIR, method="higher")
-        for way, found in same.items():
-            found.append(float((strange[way] > limit).mean()))
-    mean = {way: float(np.mean(found)) for way, found in shares.items()}
+        for way, named in same.items():
+            named.append(float((strange[way] > limit).mean()))
+    mean = {way: float(np.mean(each)) for way, each in shares.items()}
     mean["camera"] = max(mean.pop("first"), mean.pop("second"))
     gains = {way: mean["sum"] - mean[way] for way in ("camera", "weight", "any")}
     order = max(
