@@ -15,6 +15,7 @@ VERBS = {
     "distil": ("export.distil", "train an embedder from teachers' embeddings, no labels needed"),
     "init": ("export.init", "a shipped ONNX embedder as a checkpoint to train further"),
     "further": ("export.further", "train an embedder on towards several teachers' joint space"),
+    "spread": ("export.spread", "use an embedding's directions more evenly, at no cost"),
     "curve": ("export.curve", "how far a training of `further` came, as a picture"),
     "train": ("export.train", "train an embedder, detector, siamese head or submodel heads"),
     "detector-labels": ("export.detector_labels", "label the detector's training pictures"),

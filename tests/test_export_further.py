@@ -19,9 +19,9 @@ from tiny_network import TINY  # noqa: E402
 from edgeface.errors import DataError  # noqa: E402
 from edgeface.models import WEIGHTS  # noqa: E402
 from edgeface.runtime import open_session  # noqa: E402
-from export import curve, further, heldout, init  # noqa: E402
+from export import curve, further, heldout, init, spread  # noqa: E402
 from export.aims import prototypes, reduce, units  # noqa: E402
-from export.data import Crop, open_pack, pack  # noqa: E402
+from export.data import Crop, hold_out, open_pack, pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
 from export.teachers import to_input  # noqa: E402
 from export.to_onnx import load_network, to_onnx  # noqa: E402
@@ -226,3 +226,39 @@ def test_a_journal_over_two_runs_is_one_curve(tmp_path, capsys) -> None:
         curve.main([str(journal)])
     with pytest.raises(DataError, match="no figures on held-out people"):
         curve.progress([{"step": 1, "s": 2.0}])
+
+
+def test_an_embedding_is_spread_by_its_last_layer_alone(made, capsys) -> None:
+    folder, network, images = made
+    torch.save({"network": "tiny", "student": network.state_dict()}, folder / "run.pt")
+    words = ["--pack", str(folder / "pack"), "--out", str(folder / "spread.pt")]
+    assert spread.main([str(folder / "run.pt"), *words, "--pictures", "60"]) == 0
+    before, after = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert before["power"] == 0 and after["power"] == 0.5 and "kin.tar1e-3" in after
+    data = open_pack(folder / "pack")
+    rows = spread.some(data, 60, 0)
+    assert len(rows) and not hold_out(data)[rows].any()
+    fitted = units(heldout.embed(network, images[rows]))
+    made_map = spread.spreading(fitted, 0.5)
+    back, _ = load_network(folder / "spread.pt")
+    x = torch.from_numpy(to_input(images))
+    with torch.no_grad():
+        expected = network(x).double() @ torch.from_numpy(made_map).T
+        torch.testing.assert_close(back(x).double(), expected, atol=1e-4, rtol=1e-3)
+    assert spread.main([str(folder / "missing.pt"), *words]) == 2
+
+
+def test_spreading_evens_the_directions_out() -> None:
+    rng = np.random.default_rng(1)
+    scale = np.array([9.0, 3, 1, 1, 1, 1])
+    turn = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    rows = units((rng.standard_normal((4000, 6)) * scale @ turn).astype(np.float32))
+
+    def uneven(power: float) -> float:
+        spectrum = np.linalg.eigvalsh(np.cov((rows @ spread.spreading(rows, power)).T))
+        return float(spectrum[-1] / spectrum[0])
+
+    np.testing.assert_allclose(spread.spreading(rows, 0.0), np.eye(6), atol=1e-9)
+    assert uneven(0.0) > uneven(0.5) > uneven(1.0)
+    longer = np.square(rows @ spread.spreading(rows, 1.0)).sum()
+    np.testing.assert_allclose(longer, len(rows), rtol=1e-5)
