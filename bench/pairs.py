@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edgeface import Embedder
 from edgeface.errors import DataError
 from edgeface.metrics import best_f1_threshold, best_threshold, verified
+from export.aims import units
 from export.protocols.lfw import lfw_pairs
 from export.protocols.pictures import Image, stack
 
@@ -139,8 +140,7 @@ def pixels(crops: Image) -> Floats:
     ]
     rows = np.stack(small).reshape(len(crops), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
-    lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    return np.asarray(rows / lengths, np.float32)
+    return units(rows)
 
 
 def embedded(pictures: list[Path], look: Callable[[Image], Floats]) -> Floats:

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import collect
 from bench.report_pages import measured
 from bench.submodel_rules import compare
 from bench.submodel_sets import Draw, Faces, faces, fit, prepared, root, synthetic
@@ -104,13 +103,7 @@ def figures_of(args: argparse.Namespace) -> Figures:
     else:
         people = pooled(prepared(args.dataset, args.strangers))
     plan = [replace(r, classes=r.classes and 60) for r in PLAN] if args.quick else PLAN
-    out = search(people, 2 if args.quick else max(args.seeds, 2), plan)
-    if args.update:
-        collect.update(
-            args.update, out, bench="submodels", arguments=" ".join(sys.argv[1:]),
-            totals=lambda _: {}, markdown=markdown,
-        )  # fmt: skip
-    return out
+    return search(people, 2 if args.quick else max(args.seeds, 2), plan)
 
 
 def pooled(drawn: Draw) -> Faces:

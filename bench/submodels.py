@@ -67,13 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def figures(args: argparse.Namespace) -> Figures:
+    page = markdown
     if args.regimes:
-        return submodel_regimes.figures_of(args)
-    out = of_people(args) if args.dataset is None else of_dataset(args)
+        out, page = submodel_regimes.figures_of(args), submodel_regimes.markdown
+    else:
+        out = of_people(args) if args.dataset is None else of_dataset(args)
     if args.update:
         collect.update(
             args.update, out, bench="submodels", arguments=" ".join(sys.argv[1:]),
-            totals=lambda _: {}, markdown=markdown,
+            totals=lambda _: {}, markdown=page,
         )  # fmt: skip
     return out
 

@@ -6,12 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 
 from edgeface import images
+from edgeface.closing import Closing
 from edgeface.cohort import Progress
 from edgeface.describe import Describer
 from edgeface.detect import SURE
@@ -146,7 +146,7 @@ def store(gallery: Gallery, name: str, chosen: Chosen) -> Enrolment:
     return Enrolment(person, len(chosen.faces), chosen.skipped)
 
 
-class Enrolling:
+class Enrolling(Closing):
     """Enrols many people, several with one commit: to wait for the disk takes longer than to look
     at a picture. Everybody given before the block ends, or raises, is in the gallery then; `done`
     has those who are already, in the order they were given.
@@ -160,17 +160,6 @@ class Enrolling:
         self._describer, self._gallery = describer, gallery
         self._waiting: list[tuple[str, Chosen]] = []
         self._since = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._commit()
 
     def add(
         self,
@@ -189,9 +178,14 @@ class Enrolling:
             self._since = time.monotonic()
         self._waiting.append((name, chosen))
         if time.monotonic() - self._since >= GROUP_SECONDS:
-            self._commit()
+            self.close()
 
-    def _commit(self) -> None:
+    def close(self) -> None:
+        """Enrol those who wait.
+
+        Raises:
+            GalleryError: one of them could not be enrolled; the others are.
+        """
         waiting, self._waiting = self._waiting, []
         failed: GalleryError | None = None
         done: list[Enrolment] = []

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from export.aims import Floats, units
 from export.data import Pack, hold_out, open_pack
 from export.heldout import embed, watch_of
-from export.networks.mobilefacenet import Head, MobileFaceNet, build
+from export.networks.mobilefacenet import Head, MobileFaceNet
+from export.to_onnx import load_network
 from export.training import save
 
 FLOOR = 0.1  # of the mean variance, below which a direction counts as noise and is not raised more
@@ -86,10 +87,7 @@ def main(argv: list[str]) -> int:
             print(f"spread: no file {path}", file=sys.stderr)
             return 2
     torch.set_num_threads(args.threads)
-    state = torch.load(args.checkpoint, weights_only=True)
-    network = build(state["network"])
-    network.load_state_dict(state["student"])
-    network.eval()
+    network, about = load_network(args.checkpoint)
     data = open_pack(args.pack)
     watch = watch_of(data, args.watch)
     print(json.dumps({"power": 0} | watch.figures(network)), flush=True)
@@ -97,7 +95,7 @@ def main(argv: list[str]) -> int:
     fold(network, spreading(units(embed(network, np.asarray(data.images[rows]))), args.power))
     print(json.dumps({"power": args.power} | watch.figures(network)))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    save(args.out, network=state["network"], phase="spread", step=0, student=network.state_dict())
+    save(args.out, network=about["network"], phase="spread", step=0, student=network.state_dict())
     return 0
 
 

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from command_line import run  # noqa: F401 - a fixture
 
+from edgeface.describe import Describer
+from edgeface.detect import Detector
+from edgeface.embed import Embedder
 from edgeface.models import InputSpec, ModelCard
 from edgeface.types import Face, Threshold
 
@@ -108,3 +111,9 @@ def children_end_unheard() -> Iterator[None]:
     yield
     if signal.getsignal(signal.SIGCHLD) is not before:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session")
+def describer() -> Describer:
+    """The shipped detector and embedder."""
+    return Describer(Detector.load(), Embedder.load())

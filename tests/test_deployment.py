@@ -15,13 +15,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import typer
+from answering import Answering
 from conftest import ROOT
 
 pytest.importorskip("starlette")
@@ -198,18 +198,12 @@ def test_what_is_no_service_is_told(run) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    for path, says in (("", "answers 404"), ("/a", "no service answers"), ("/b", "no healthy")):
-        with pytest.raises(OutputError, match=says):
-            probe(address + path)
-    done = run("doctor", "--service", address)
-    assert done.code == 2 and "answers 404" in done.err
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with Answering(Other) as server:
+        for path, says in (("", "answers 404"), ("/a", "no service answers"), ("/b", "no healthy")):
+            with pytest.raises(OutputError, match=says):
+                probe(server.address + path)
+        done = run("doctor", "--service", server.address)
+        assert done.code == 2 and "answers 404" in done.err
     with pytest.raises(ArgumentError, match="no address"):
         probe("file:///etc/passwd")
 
@@ -319,22 +313,17 @@ def test_the_addon_asks_its_supervisor_for_the_broker(tmp_path) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    (tmp_path / "edgeface").write_text('#!/bin/sh\ncat "$2"\n')
-    (tmp_path / "edgeface").chmod(0o755)
-    (tmp_path / "options.json").write_text('{"cameras": []}')
-    told = subprocess.run(
-        [sys.executable, str(ADDON / "run.py")], check=True, capture_output=True, text=True,
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "EDGEFACE_HOME": str(tmp_path),
-             "SUPERVISOR": address, "SUPERVISOR_TOKEN": "k"},
-    ).stdout  # fmt: skip
-    assert 'url = "mqtt://b:1883"' in told and 'trusted = ["172.30.32.2"]' in told
-    run = addon()
-    assert run.broker_of(address, "wrong") is None
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with Answering(Api) as server:
+        address = server.address
+        (tmp_path / "edgeface").write_text('#!/bin/sh\ncat "$2"\n')
+        (tmp_path / "edgeface").chmod(0o755)
+        (tmp_path / "options.json").write_text('{"cameras": []}')
+        told = subprocess.run(
+            [sys.executable, str(ADDON / "run.py")], check=True, capture_output=True, text=True,
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "EDGEFACE_HOME": str(tmp_path),
+                 "SUPERVISOR": address, "SUPERVISOR_TOKEN": "k"},
+        ).stdout  # fmt: skip
+        assert 'url = "mqtt://b:1883"' in told and 'trusted = ["172.30.32.2"]' in told
+        run = addon()
+        assert run.broker_of(address, "wrong") is None
     assert run.broker_of(address, "k") is None

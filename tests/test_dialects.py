@@ -28,8 +28,6 @@ from serving import READ, TOKEN, filed, listening
 from test_serve_guard import ACCESS, ADMIN, ask
 
 from edgeface.describe import Describer
-from edgeface.detect import Detector
-from edgeface.embed import Embedder
 from edgeface.errors import ArgumentError
 from edgeface.serve import config
 from edgeface.serve.access import Access
@@ -39,11 +37,6 @@ from edgeface.serve.dialects import DIALECTS
 from edgeface.serve.service import Service
 
 DEEPSTACK, COMPREFACE = "/v1/vision/face", "/api/v1/recognition"
-
-
-@pytest.fixture(scope="module")
-def describer() -> Describer:
-    return Describer(Detector.load(), Embedder.load())
 
 
 @pytest.fixture

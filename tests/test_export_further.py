@@ -25,6 +25,7 @@ from export.data import Crop, hold_out, open_pack, pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
 from export.teachers import to_input  # noqa: E402
 from export.to_onnx import load_network, to_onnx  # noqa: E402
+from export.training import save  # noqa: E402
 
 
 @pytest.fixture
@@ -230,7 +231,7 @@ def test_a_journal_over_two_runs_is_one_curve(tmp_path, capsys) -> None:
 
 def test_an_embedding_is_spread_by_its_last_layer_alone(made, capsys) -> None:
     folder, network, images = made
-    torch.save({"network": "tiny", "student": network.state_dict()}, folder / "run.pt")
+    save(folder / "run.pt", network="tiny", phase="init", step=0, student=network.state_dict())
     words = ["--pack", str(folder / "pack"), "--out", str(folder / "spread.pt")]
     assert spread.main([str(folder / "run.pt"), *words, "--pictures", "60"]) == 0
     before, after = (json.loads(line) for line in capsys.readouterr().out.splitlines())

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import pytest
+from answering import Answering
 from hypothesis import given
 from hypothesis import strategies as st
 from test_mqtt import broker, listener  # noqa: F401
@@ -94,10 +94,8 @@ class StandIn:
                 assert self.headers["Content-Type"] == "application/json"
                 self.answer(*outer.label(unquote(path[1]), json.loads(raw)))
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
+        self._server = Answering(Handler)
+        self.url = self._server.address
 
     def found(self, query: dict[str, list[str]]) -> tuple[int, object]:
         given: dict[str, Any] = {}
@@ -140,9 +138,7 @@ class StandIn:
         return {name: row["sub_label"] for name, row in self.rows.items()}
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
 
 @pytest.fixture

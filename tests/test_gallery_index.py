@@ -56,6 +56,13 @@ def crowd(people: int, each: int = 4) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+def enrol_fours(gallery: Gallery, rows: np.ndarray) -> None:
+    """Every four rows as a person, in one commit: p0, p1 …"""
+    with gallery.batch():
+        for i in range(0, len(rows), 4):
+            gallery.enroll(f"p{i // 4}", rows[i : i + 4])
+
+
 @pytest.mark.parametrize("kind", ["exact", "sketch", "graph"])
 def test_every_searcher_finds_the_nearest_with_exact_similarities(kind: str) -> None:
     rows = crowd(200)
@@ -269,9 +276,7 @@ def test_searches_go_on_while_the_index_is_written(
 
     monkeypatch.setattr(Hnsw, "save", slow)
     with Gallery.open(folder / "g.gallery", model=MODEL, size=SIZE) as gallery:
-        with gallery.batch():
-            for i in range(0, len(rows), 4):
-                gallery.enroll(f"p{i // 4}", rows[i : i + 4])
+        enrol_fours(gallery, rows)
         until = time.monotonic() + 20
         while not begun.exists():
             assert time.monotonic() < until
@@ -293,9 +298,7 @@ def test_an_index_that_cannot_be_written_is_said_and_the_gallery_goes_on(
     monkeypatch.setattr(Hnsw, "save", broken)
     rows = crowd(LIMIT // 2)
     with Gallery.open(folder / "g.gallery", model=MODEL, size=SIZE) as gallery:
-        with gallery.batch():
-            for i in range(0, len(rows), 4):
-                gallery.enroll(f"p{i // 4}", rows[i : i + 4])
+        enrol_fours(gallery, rows)
         gallery.settle()
         assert "could not be kept" in caplog.text
         assert gallery.search(rows[8])[0].name == "p2"
@@ -311,9 +314,7 @@ def test_where_no_process_can_be_made_the_index_is_written_in_this_one(
     monkeypatch.setattr(os, "fork", refused)
     rows = crowd(LIMIT // 2)
     with Gallery.open(folder / "g.gallery", model=MODEL, size=SIZE) as gallery:
-        with gallery.batch():
-            for i in range(0, len(rows), 4):
-                gallery.enroll(f"p{i // 4}", rows[i : i + 4])
+        enrol_fours(gallery, rows)
         gallery.settle()
     assert list(folder.glob("g.gallery-index-????????"))
 

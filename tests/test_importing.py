@@ -3,7 +3,6 @@
 import http.server
 import json
 import shutil
-import threading
 import zipfile
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -11,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import cv2
 import numpy as np
 import pytest
+from answering import Answering
 
 from edgeface.describe import Describer
 from edgeface.detect import Detector
@@ -207,13 +207,8 @@ def service(people):
         "00000000-0000-0000-0000-000000000003": ("Eileen", jpeg["eileen"]),
     }
     CompreFace.asked = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), CompreFace)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with Answering(CompreFace) as server:
+        yield server.address
 
 
 def test_the_faces_of_compreface_come_over(tmp_path, service, run) -> None:

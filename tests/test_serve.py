@@ -20,8 +20,6 @@ from serving import filed, serving
 from test_sightings import event
 
 from edgeface.describe import Describer
-from edgeface.detect import Detector
-from edgeface.embed import Embedder
 from edgeface.errors import GalleryError
 from edgeface.gallery import Kind
 from edgeface.serve.app import OPENAPI, ROUTES
@@ -30,11 +28,6 @@ from edgeface.types import timestamp
 
 DOCUMENT = json.loads(OPENAPI.read_text(encoding="utf-8"))
 BOUND = 20.0
-
-
-@pytest.fixture(scope="module")
-def describer() -> Describer:
-    return Describer(Detector.load(), Embedder.load())
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from serving import serving
-from test_serve import describer, row_of, seen, service  # noqa: F401 - fixtures
+from test_serve import row_of, seen, service  # noqa: F401 - a fixture
 
 from edgeface.serve.outcomes import Outcomes, kind_of
 from edgeface.serve.service import Service

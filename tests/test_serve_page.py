@@ -20,8 +20,6 @@ from serving import READ, TOKEN, filed, listening  # noqa: E402
 from test_sightings import event  # noqa: E402
 
 from edgeface.describe import Describer  # noqa: E402
-from edgeface.detect import Detector  # noqa: E402
-from edgeface.embed import Embedder  # noqa: E402
 from edgeface.gallery import Kind  # noqa: E402
 from edgeface.serve.app import PAGE, application  # noqa: E402
 from edgeface.serve.guard import Access  # noqa: E402
@@ -43,11 +41,6 @@ def browser():
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
-
-
-@pytest.fixture(scope="module")
-def describer() -> Describer:
-    return Describer(Detector.load(), Embedder.load())
 
 
 @pytest.fixture

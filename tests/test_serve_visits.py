@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from serving import serving
-from test_serve import describer, near128, row_of, service  # noqa: F401 - fixtures
+from test_serve import near128, row_of, service  # noqa: F401 - a fixture
 from test_sightings import event
 
 from edgeface.serve.service import Service

@@ -10,9 +10,11 @@ import typer
 from edgeface.cli.failures import Passed
 from edgeface.cli.options import (
     SIDE,
+    AcceptPoor,
     Embedding,
     MaxSide,
     NewGallery,
+    Policy,
     RuntimeOption,
     Threads,
     check_faces,
@@ -32,11 +34,8 @@ def import_(
     source: Annotated[
         str, typer.Argument(help="Folder or ZIP archive of NAME/picture, or http:// of CompreFace.")
     ],
-    faces: Annotated[str, typer.Option(help="require_one, largest or skip.")] = "require_one",
-    accept_poor: Annotated[
-        bool,
-        typer.Option("--accept-poor", help="Also faces too blurred, small, dark or covered."),
-    ] = False,
+    faces: Policy = "require_one",
+    accept_poor: AcceptPoor = False,
     key_file: Annotated[
         Path | None, typer.Option(help="File with the key of CompreFace's service.")
     ] = None,

@@ -32,6 +32,10 @@ MaxSide = Annotated[
 ]
 RuntimeOption = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
 Embedding = Annotated[str, typer.Option("--model", help="Embedder: a name or a model file.")]
+Policy = Annotated[str, typer.Option("--faces", help="require_one, largest or skip.")]
+AcceptPoor = Annotated[
+    bool, typer.Option("--accept-poor", help="Also faces too blurred, small, dark or covered.")
+]
 Limit = Annotated[
     float | None, typer.Option("--threshold", min=-1, max=1, help="Least cosine of a match.")
 ]

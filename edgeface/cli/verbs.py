@@ -10,11 +10,13 @@ import typer
 from edgeface.cli.failures import Passed
 from edgeface.cli.options import (
     SIDE,
+    AcceptPoor,
     Embedding,
     GalleryFile,
     Limit,
     MaxSide,
     NewGallery,
+    Policy,
     RuntimeOption,
     Threads,
     check_faces,
@@ -31,11 +33,8 @@ from edgeface.errors import ArgumentError, ImageError
 def enroll(
     gallery: NewGallery,
     what: Annotated[list[str], typer.Argument(help="NAME IMAGE…, or a folder people/NAME/*.jpg")],
-    faces: Annotated[str, typer.Option(help="require_one, largest or skip.")] = "require_one",
-    accept_poor: Annotated[
-        bool,
-        typer.Option("--accept-poor", help="Also faces too blurred, small, dark or covered."),
-    ] = False,
+    faces: Policy = "require_one",
+    accept_poor: AcceptPoor = False,
     model: Embedding = "mobilefacenet",
     runtime: RuntimeOption = "auto",
     threads: Threads = 2,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from edgeface.enrolment import FacePolicy, check_fit, one_face
+from edgeface.enrolment import Chosen, FacePolicy, check_fit, one_face, store
 from edgeface.errors import ImageError
 from edgeface.gallery import Gallery
 from edgeface.gallery.records import check_name
@@ -65,12 +63,7 @@ def take(
             chosen.append(face)
             sources.append(picture.label)
     if chosen:
-        identifier.gallery.enroll(
-            name,
-            np.stack([face.embedding for face in chosen if face.embedding is not None]),
-            qualities=[face.quality for face in chosen],
-            sources=sources,
-        )
+        store(identifier.gallery, name, Chosen(chosen, sources, tuple(refused)))
     return Taken(name, len(chosen), there, tuple(refused))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 
 from edgeface.backup import Manifest, back_up
@@ -27,13 +28,8 @@ def back_up_service(
     """
     people, data = place(settings, environment, gallery)
     stem = beside(people, data)
-    own = [path for end in OWN for path in sorted(stem.parent.glob(f"{_literal(stem.name)}{end}"))]
+    own = [path for end in OWN for path in sorted(stem.parent.glob(f"{escape(stem.name)}{end}"))]
     log = Path(f"{stem}{SUFFIX}")
     return back_up(
         archive, people, sightings=log if log.exists() else None, settings=settings, own=own
     )
-
-
-def _literal(name: str) -> str:
-    """A pattern that only this name fits."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
