@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeface.gallery import Gallery
-from edgeface.gallery.index import mirror, numbers
+from edgeface.gallery.index import hnswfile, mirror, numbers
 from edgeface.gallery.index.hnsw import Hnsw
 from edgeface.gallery.index.numbers import Numbers
 from edgeface.gallery.index.people import ReadWriteLock
@@ -120,6 +120,49 @@ def test_a_graph_is_saved_and_loaded_with_what_is_still_wanted(folder: Path) -> 
     (folder / "saved").write_bytes(b"no graph")
     with pytest.raises(RuntimeError):
         Hnsw.load(folder / "saved", SIZE, np.empty(0, np.int64))
+
+
+def state(graph) -> dict:
+    """What an index of hnswlib consists of, its labels in the order of their nodes."""
+    (found,) = graph.__getstate__()
+    order = np.argsort(found["label_lookup_internal"])
+    found["labels"] = found.pop("label_lookup_external")[order]
+    found["nodes"] = found.pop("label_lookup_internal")[order]
+    return {k: v for k, v in found.items() if k not in {"seed", "num_threads"}}
+
+
+@pytest.mark.parametrize("samples", [1, 50, 3000])
+def test_a_saved_graph_is_read_as_hnswlib_reads_it(samples: int, folder: Path) -> None:
+    import hnswlib
+
+    rows = faces(5, samples)
+    index = Hnsw.empty(SIZE, samples + 20)
+    index.add(np.arange(samples) * 3 + 7, rows)
+    index.remove(np.arange(min(samples - 1, 5)) * 3 + 7)
+    index.save(folder / "saved")
+    found, labels = hnswfile.read(folder / "saved", SIZE)
+    known = hnswlib.Index(space="ip", dim=SIZE)
+    known.load_index(str(folder / "saved"), allow_replace_deleted=True)
+    np.testing.assert_equal(state(found), state(known))
+    assert sorted(labels.tolist()) == sorted(known.get_ids_list())
+    if samples > 10:  # and it goes on, in the places of deleted nodes and in new ones
+        ids = np.arange(25) + 4 * samples
+        found.add_items(faces(6, 25), ids, replace_deleted=True)
+        assert found.get_current_count() == samples + 20
+        np.testing.assert_array_equal(found.knn_query(faces(6, 25))[0][:, 0], ids)
+
+
+@pytest.mark.parametrize("kept", [0, 50, 96, 1000, -4, -1])
+def test_what_is_no_graph_is_said(kept: int, folder: Path) -> None:
+    index = searcher("graph", crowd(100))
+    index.save(folder / "saved")
+    whole = (folder / "saved").read_bytes()
+    (folder / "saved").write_bytes(whole[:kept])
+    with pytest.raises(RuntimeError):
+        Hnsw.load(folder / "saved", SIZE, np.empty(0, np.int64))
+    (folder / "saved").write_bytes(whole)
+    with pytest.raises(RuntimeError):
+        Hnsw.load(folder / "saved", SIZE + 1, np.empty(0, np.int64))
 
 
 def fill(gallery: Gallery, people: int, start: int = 0) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeface.gallery.index import hnswfile
 from edgeface.gallery.index.numbers import Ids, Numbers
 from edgeface.gallery.index.scan import THREADS
 from edgeface.score import topk
@@ -58,11 +59,8 @@ class Hnsw:
     def load(cls, path: Path, size: int, wanted: Ids) -> Hnsw:
         """A saved graph of which only the samples `wanted` are kept. RuntimeError when the file
         is no graph."""
-        import hnswlib
-
-        graph = hnswlib.Index(space="ip", dim=size)
-        graph.load_index(str(path), allow_replace_deleted=True)
-        held = np.sort(np.array(graph.get_ids_list(), np.int64))
+        graph, held = hnswfile.read(path, size)
+        held = np.sort(held, kind="stable")  # most of them are in order
         # Most of the time all are there, and of a million, comparing takes time.
         gone = held[:0] if np.array_equal(held, wanted) else np.setdiff1d(held, wanted)
         loaded = cls(size, graph, Numbers.of(np.setdiff1d(held, gone) if len(gone) else held))
