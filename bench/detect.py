@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from bench import detect_clips, detect_pictures
 from bench.detect_peers import teacher_card
 from edgeface.describe import Describer
-from edgeface.detect import MAX_SIDE, Detector, overlaps
+from edgeface.detect import MAX_SIDE, Detector, Landmarks, overlaps
 from edgeface.embed import Embedder
 from edgeface.models import ModelCard, load_card
 from edgeface.runtime import Runtime, Session, open_session
@@ -234,7 +234,8 @@ def figures(args: argparse.Namespace) -> Figures:
         raise SystemExit(f"bench: no part {', '.join(sorted(unknown))}; one of {', '.join(PARTS)}")
     card = load_card(args.model, "detection")
     session = open_session(card.path, runtime=args.runtime, threads=1)
-    ours = Detector(session, card, score_threshold=args.threshold)
+    reads = Landmarks.load(runtime=args.runtime, threads=1)
+    ours = Detector(session, card, score_threshold=args.threshold, landmarks=reads)
     out: Figures = {"detect.threshold": ours.score_threshold}
     few = 12 if args.quick else 1
     data = args.shared / "data"

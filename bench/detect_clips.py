@@ -17,7 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bench.detect_peers import Yolo
 from bench.pipeline_clips import Clip, judge, scaled
 from bench.pipeline_clips import clips as staged
 from edgeface import Identifier, video
@@ -27,6 +26,7 @@ from edgeface.motion import thumbnail
 from edgeface.track import SceneCut, State, Tracker, TrackerOptions
 from edgeface.types import Array, Face, Frame, Sighting
 from export.detector_labels import AGREE_IOU, Opinion, Scrfd
+from export.yolo import Yolo
 
 Figures = dict[str, float | str | None]
 SMALLEST = 16.0  # px, side of the smallest face that counts

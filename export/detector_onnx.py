@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeface.detect import points
 from edgeface.document import Json
 from edgeface.models import InputSpec, ModelCard, digest, write_card
 from edgeface.types import Threshold
@@ -89,23 +88,6 @@ def halve_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     half.graph.node.extend(nodes)
     onnx.checker.check_model(half, full_check=True)
     return half
-
-
-def with_near(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that also puts out what the heads of strides 8 and 16 see, as `near_8` and `near_16`:
-    `edgeface.detect.points` reads landmarks more closely from them."""
-    more = onnx.ModelProto()
-    more.CopyFrom(proto)
-    heads = {n.input[1]: n for n in more.graph.node if n.op_type == "Conv"}
-    for number, stride in enumerate(points.STRIDES):
-        name = f"near_{stride}"
-        if name not in {o.name for o in more.graph.output}:
-            seen = heads[f"heads.{number}.weight"].input[0]
-            more.graph.node.append(helper.make_node("Identity", [seen], [name]))
-            value = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "c", None, None])
-            more.graph.output.append(value)
-    onnx.checker.check_model(more)
-    return more
 
 
 def pictures(data: Path, n: int) -> list[NDArray[np.float32]]:
@@ -201,7 +183,7 @@ def main(argv: list[str]) -> int:
     state = torch.load(args.checkpoint, weights_only=True)
     model = FaceDetector().eval()
     model.load_state_dict(state["average"])
-    proto = with_near(halve_weights(to_onnx(model.fuse())))
+    proto = halve_weights(to_onnx(model.fuse()))
     worst = worst_difference(model, proto, pictures(args.data, 20))
     if worst > PARITY:
         print(f"export: the file differs from its checkpoint by {worst:.3g}", file=sys.stderr)

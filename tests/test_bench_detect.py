@@ -10,10 +10,10 @@ import pytest
 from conftest import face
 
 from bench import detect_clips, detect_pictures
-from bench.detect_peers import LAYERS, _decoded
 from bench.pipeline_clips import Clip
 from edgeface.track import TrackerOptions
 from edgeface.types import Face, Frame
+from export.yolo import LAYERS, _decoded
 
 
 def squares(size=(250, 250)):

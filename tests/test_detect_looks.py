@@ -54,6 +54,11 @@ def find(image, *, largest=10_000, tilt=180.0, seen=None):
     return [Face(box, landmarks, 0.9)]
 
 
+def measured(find):
+    """How `search` measures a face, with `find` as the network of the closer look."""
+    return lambda image, face: looks.refine(find, None, image, face)
+
+
 @pytest.mark.parametrize("angle", [0, 30, -75, 90, 180])
 @pytest.mark.parametrize("half", [12, 45, 200])
 def test_points_are_measured_upright_at_any_size_and_tilt(angle, half):
@@ -63,7 +68,7 @@ def test_points_are_measured_upright_at_any_size_and_tilt(angle, half):
     shaken = rough.landmarks + rng.normal(0, 0.08 * half, (5, 2)).astype(np.float32)
     rough = Face(rough.box, shaken, 0.5)
     patches = []
-    face = looks.refine(lambda p: find(p, seen=patches), image, rough)
+    face = looks.refine(lambda p: find(p, seen=patches), None, image, rough)
     assert patches == [(looks.PATCH, looks.PATCH)]
     np.testing.assert_allclose(face.landmarks, points, atol=0.07 * half + 0.6)
     assert face.score == pytest.approx(0.9)
@@ -76,7 +81,7 @@ def test_what_shows_no_face_upright_keeps_its_points_and_loses_its_score():
     image, _ = drawn((480, 640), (300.0, 230.0), 40)
     (face,) = find(image)
     elsewhere = Face(face.box + 150, face.landmarks + 150, 0.8)
-    again = looks.refine(find, image, elsewhere)
+    again = looks.refine(find, None, image, elsewhere)
     assert again.score == 0.0
     assert np.array_equal(again.landmarks, elsewhere.landmarks)
 
@@ -84,9 +89,25 @@ def test_what_shows_no_face_upright_keeps_its_points_and_loses_its_score():
 def test_a_face_at_the_edge_is_measured_too():
     image, points = drawn((200, 200), (20.0, 185.0), 60)
     box = np.array([0, 125, 67, 200], np.float32)
-    face = looks.refine(lambda p: [Face(f.box, f.landmarks, 0.8) for f in visible(p)], image,
-                        Face(box, points, 0.5))  # fmt: skip
+    face = looks.refine(visible, None, image, Face(box, points, 0.5))
     assert np.isfinite(face.landmarks).all()
+
+
+def test_what_reads_points_is_given_those_of_the_closer_look_and_the_picture():
+    image, points = drawn((480, 640), (300.0, 230.0), 45, 20)
+    (rough,) = find(image)
+    told = []
+
+    def read(picture, seen):
+        told.append((picture, seen))
+        return seen + 5
+
+    face = looks.refine(find, read, image, Face(rough.box, rough.landmarks + 4, 0.5))
+    ((picture, seen),) = told
+    assert picture is image
+    np.testing.assert_allclose(seen, points, atol=4)
+    np.testing.assert_allclose(face.landmarks, seen + 5)
+    assert face.pose == pose.estimate(face.landmarks)
 
 
 def visible(patch):
@@ -143,7 +164,7 @@ def test_a_picture_that_lies_on_its_side_is_turned(quarters):
     upright, _ = drawn((300, 420), (150.0, 200.0), 50)
     image = np.ascontiguousarray(np.rot90(upright, quarters))
     (wanted,) = find(image)  # the fake itself reads points at any tilt
-    (face,) = looks.search(lambda p: find(p, tilt=40), find, image, 640, 0.3)
+    (face,) = looks.search(lambda p: find(p, tilt=40), measured(find), image, 640, 0.3)
     np.testing.assert_allclose(face.landmarks, wanted.landmarks, atol=3)
     np.testing.assert_allclose(face.box, wanted.box, atol=1.5)
 
@@ -162,21 +183,21 @@ def test_a_head_taken_for_an_upright_one_is_turned_when_that_looks_better():
         points = np.float32(PLACES * 50) + middle
         return [Face(face.box, points, 0.8)]
 
-    (face,) = looks.search(mistaken, mistaken, image, 640, 0.3)
+    (face,) = looks.search(mistaken, measured(mistaken), image, 640, 0.3)
     assert face.score == pytest.approx(0.9)
     np.testing.assert_allclose(face.landmarks, wanted.landmarks, atol=3)
 
 
 def test_a_face_that_only_a_smaller_look_sees_is_found():
     image, points = drawn((1080, 1440), (700.0, 540.0), 520)
-    (face,) = looks.search(lambda p: find(p, largest=200), find, image, 640, 0.3)
+    (face,) = looks.search(lambda p: find(p, largest=200), measured(find), image, 640, 0.3)
     np.testing.assert_allclose(face.landmarks, points, atol=20)
 
 
 def test_a_sure_face_stops_the_search():
     image, _ = drawn((300, 420), (150.0, 150.0), 50)
     seen = []
-    looks.search(lambda p: find(p, seen=seen), find, image, 640, 0.3)
+    looks.search(lambda p: find(p, seen=seen), measured(find), image, 640, 0.3)
     assert seen == [(300, 420), (160, 224)]
 
 
@@ -190,7 +211,11 @@ def test_what_only_a_turned_picture_shows_must_be_surer(first, closer, counts, q
         return [replace(face, score=score) for face in find(picture, tilt=tilt)]
 
     faces = looks.search(
-        lambda p: scored(p, first, 40), lambda p: scored(p, closer, 180), image, 640, 0.3
+        lambda p: scored(p, first, 40),
+        measured(lambda p: scored(p, closer, 180)),
+        image,
+        640,
+        0.3,
     )
     assert len(faces) == (counts or quarters == 0)
 
@@ -198,7 +223,7 @@ def test_what_only_a_turned_picture_shows_must_be_surer(first, closer, counts, q
 def test_what_a_closer_look_shows_to_be_no_face_is_left_out():
     image, points = drawn((300, 420), (150.0, 150.0), 50)
     leg = Face(np.array([250, 40, 380, 280], np.float32), points + 150, 0.8)
-    (face,) = looks.search(lambda p: [leg, *find(p)], find, image, 640, 0.3)
+    (face,) = looks.search(lambda p: [leg, *find(p)], measured(find), image, 640, 0.3)
     np.testing.assert_allclose(face.landmarks, points, atol=3)
 
 

@@ -2,6 +2,7 @@
 
 from edgeface.detect.boxes import Candidates, overlaps, suppress
 from edgeface.detect.detector import DEFAULT, FAMILIES, MAX_SIDE, Detector, Family
+from edgeface.detect.landmarks import Landmarks
 from edgeface.detect.looks import SURE
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Candidates",
     "Detector",
     "Family",
+    "Landmarks",
     "overlaps",
     "suppress",
 ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeface.detect import grid, looks, yunet
 from edgeface.detect.boxes import Candidates, blend, overlaps, suppress
-from edgeface.detect.points import Cascade
+from edgeface.detect.landmarks import Landmarks
 from edgeface.errors import ArgumentError, ModelError
 from edgeface.images import check
 from edgeface.models import ModelCard, load_card
@@ -69,16 +69,18 @@ class Detector:
         *,
         max_side: int = MAX_SIDE,
         score_threshold: float | None = None,
+        landmarks: Landmarks | None = None,
     ) -> None:
         """Wrap a session.
 
         Args:
             session: a network with the outputs that its family reads.
-            card: its card; gives the family, the input and the default threshold. `refine` uses
-                the rules for landmarks that lie beside its file (`edgeface.detect.points`).
+            card: its card; gives the family, the input and the default threshold.
             max_side: px; a larger image is scaled down to this before detection, a smaller one is
                 taken as it is. Faces below about 10 px after that are not found.
             score_threshold: lowest score of a face, in (0, 1); None takes the card's.
+            landmarks: what reads the points when a face is measured; None leaves them as the
+                detector has them.
 
         Raises:
             ArgumentError: `max_side` < 32 or a threshold outside (0, 1).
@@ -103,7 +105,7 @@ class Detector:
         self.card = card
         self.max_side = max_side if fixed is None else min(max_side, *fixed)
         self.score_threshold = threshold
-        self._cascade = Cascade.beside(card.path, card.digest)
+        self._landmarks = landmarks
         self._kept = threading.local()  # each thread its own buffer
 
     @classmethod
@@ -116,15 +118,20 @@ class Detector:
         max_side: int = MAX_SIDE,
         score_threshold: float | None = None,
     ) -> Self:
-        """A ready detector by model name or file.
+        """A ready detector by model name or file, and with it the network that reads landmarks.
 
         Raises:
             ModelError: unknown, damaged or not a detection model.
             ArgumentError: bad `max_side`, threshold, runtime or threads.
         """
         card = load_card(model, "detection")
-        session = open_model(card, runtime=runtime, threads=threads)
-        return cls(session, card, max_side=max_side, score_threshold=score_threshold)
+        return cls(
+            open_model(card, runtime=runtime, threads=threads),
+            card,
+            max_side=max_side,
+            score_threshold=score_threshold,
+            landmarks=Landmarks.load(runtime=runtime, threads=threads),
+        )
 
     def __call__(self, image: NDArray[Any]) -> list[Face]:
         """Detect the faces of one image.
@@ -173,7 +180,7 @@ class Detector:
         Args, returns, raises: as for a call.
         """
         return looks.search(
-            self._find, self._closely, check(image), self.max_side, self.score_threshold
+            self._find, self._measured, check(image), self.max_side, self.score_threshold
         )
 
     def refine(self, image: NDArray[Any], face: Face) -> Face:
@@ -191,16 +198,15 @@ class Detector:
         Raises:
             ImageError: wrong shape or dtype.
         """
-        return looks.refine(self._closely, check(image), face)
+        return self._measured(check(image), face)
+
+    def _measured(self, image: Image, face: Face) -> Face:
+        """`refine` of an image that was checked."""
+        return looks.refine(self._closely, self._landmarks, image, face)
 
     def _closely(self, patch: Image) -> list[Face]:
-        """The face in the middle of a patch if there is one, its landmarks read more closely where
-        the model has rules."""
-        maps = self.maps(patch)
-        faces, cascade = self.read(maps, patch, REFINED, near=looks.MIDDLE), self._cascade
-        if cascade is None:
-            return faces
-        return [replace(f, landmarks=cascade(maps, f.landmarks)) for f in faces]
+        """The face in the middle of a patch if there is one."""
+        return self.read(self.maps(patch), patch, REFINED, near=looks.MIDDLE)
 
     def _find(self, image: Image) -> list[Face]:
         """The faces of `image` as it is."""

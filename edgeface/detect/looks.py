@@ -13,12 +13,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeface.detect import pose
+from edgeface.detect import patches, pose
 from edgeface.detect.boxes import overlaps, suppress
 from edgeface.opencv import cv2
 from edgeface.types import Array, Face, Image
 
 Find = Callable[[Image], list[Face]]
+Read = Callable[[Image, Array], Array]  # the points (5, 2) of a face whose rough points are given
 
 LARGE, MEASURED = 170, 110  # px: a taller face is looked at again with this height
 LOOKS = 3  # at a face that fills the frame: the first one's box may be far too small
@@ -82,13 +83,15 @@ def merge(faces: Sequence[Face], again: Sequence[Face], limit: float) -> list[Fa
     return sorted([*kept, *large], key=lambda f: -f.score)
 
 
-def search(find: Find, close: Find, image: Image, max_side: int, least: float) -> list[Face]:
-    """The faces of a single picture, each measured upright by `close`, best first: as `look`, and
+def search(
+    find: Find, measure: Callable[[Image, Face], Face], image: Image, max_side: int, least: float
+) -> list[Face]:
+    """The faces of a single picture, each measured upright by `measure`, best first: as `look`, and
     smaller; if none is surely upright, also turned by quarters. What is no face upright, with a
     score below `least`, is left out, and what only a turned picture shows below `TURNED`."""
 
     def measured(faces: Sequence[Face], mean: float = 0.0) -> list[Face]:
-        pairs = [(face, refine(close, image, face)) for face in faces]
+        pairs = [(face, measure(image, face)) for face in faces]
         return [f for g, f in pairs if f.score >= least and (f.score + g.score) / 2 >= mean]
 
     small = min(SMALL_SIDE, max_side)
@@ -128,8 +131,9 @@ def union(a: Sequence[Face], b: Sequence[Face]) -> list[Face]:
     return [faces[group[0]] for group in groups]
 
 
-def refine(find: Find, image: Image, face: Face) -> Face:
-    """A face measured once more, turned upright and `MEASURED` px tall in a patch of its own.
+def refine(find: Find, read: Read | None, image: Image, face: Face) -> Face:
+    """A face measured once more: looked at upright and `MEASURED` px tall in a patch of its own,
+    its landmarks then read by `read` where there is such a network.
 
     Returns:
         the face with the landmarks, score and pose of that look. Where it shows no face the points
@@ -141,8 +145,9 @@ def refine(find: Find, image: Image, face: Face) -> Face:
     best = max(found, key=lambda f: f.score * _shared(there, [f]), default=None)
     if best is None or _shared(there, [best]) < 0.25:
         return replace(face, score=0.0, pose=pose.estimate(face.landmarks))
-    back = cv2.invertAffineTransform(matrix)
-    points = np.asarray(best.landmarks @ back[:, :2].T + back[:, 2], np.float32)
+    points = patches.back(matrix, best.landmarks)
+    if read is not None:
+        points = read(image, points)
     return replace(face, landmarks=points, score=best.score, pose=pose.estimate(points))
 
 
@@ -150,8 +155,7 @@ def patch(image: Image, face: Face) -> tuple[Image, Array]:
     """A face upright in the middle of a square of `PATCH` px, and the (2, 3) matrix that put it
     there."""
     matrix = upright(face)
-    out = cv2.warpAffine(*_shrunk(image, matrix), (PATCH, PATCH), flags=cv2.INTER_LINEAR)
-    return np.asarray(out, np.uint8), matrix
+    return patches.cut(image, matrix, PATCH), matrix
 
 
 def upright(face: Face) -> Array:
@@ -162,27 +166,6 @@ def upright(face: Face) -> Array:
     cos, sin = ratio * np.cos(angle), ratio * np.sin(angle)
     linear = np.array([[cos, sin], [-sin, cos]])
     return np.column_stack([linear, PATCH / 2 - linear @ middle]).astype(np.float32)
-
-
-def _shrunk(image: Image, matrix: Array) -> tuple[Image, Array]:
-    """The part of `image` that a patch shows and the matrix for it, averaged down first where the
-    matrix would skip pixels."""
-    ratio = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    if ratio > 0.5:
-        return image, matrix
-    back = cv2.invertAffineTransform(matrix)
-    corners = back[:, :2] @ np.array([[0, PATCH, 0, PATCH], [0, 0, PATCH, PATCH]]) + back[:, 2:]
-    limit = np.array(image.shape[1::-1])
-    low = np.clip(np.floor(corners.min(1)).astype(int) - 2, 0, limit - 1)
-    high = np.clip(np.ceil(corners.max(1)).astype(int) + 2, low + 1, limit)
-    part = image[low[1] : high[1], low[0] : high[0]]
-    size = [max(1, round(n * 1.5 * ratio)) for n in high - low]
-    small = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-    scale = np.array(size) / (high - low)
-    fitted = np.column_stack([matrix[:, :2] / scale, matrix[:, 2]])
-    # Pixel centres: x = (x_small + 0.5) / scale - 0.5 + low
-    fitted[:, 2] += matrix[:, :2] @ (0.5 / scale - 0.5 + low)
-    return np.asarray(small, np.uint8), fitted.astype(np.float32)
 
 
 def height(face: Face) -> float:

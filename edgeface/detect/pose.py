@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.types import Array, Pose
 
@@ -37,11 +38,32 @@ def estimate(landmarks: Array) -> Pose:
     The affine camera that maps `HEAD` onto the points with the least squared error, made a
     rotation: exact for scaled orthographic views of that head, about five degrees off for others.
     """
-    points = landmarks.astype(np.float64)
-    tilt = np.deg2rad(roll(landmarks))
-    turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
-    camera = turn @ ((points - points.mean(0)).T @ _FIT.T)  # (2, 3), of the upright head
-    scale = max(float(np.linalg.norm(camera)) / np.sqrt(2), 1e-9)
-    forward = np.clip(camera[:, 2] / scale, -1, 1)
+    camera, tilt = _camera(landmarks)
+    forward = np.clip(camera[:, 2] / _scale(camera), -1, 1)
     yaw, pitch = np.degrees(np.arcsin(forward))
-    return Pose(yaw=float(yaw), pitch=float(-pitch), roll=float(np.degrees(tilt)))
+    return Pose(yaw=float(yaw), pitch=float(-pitch), roll=tilt)
+
+
+def upright(landmarks: Array, side: int, eyes: float) -> Array:
+    """The (2, 3) float32 matrix that puts a head with (5, 2) landmarks upright into a square of
+    `side` px, the mean of the points in its middle, so large that `eyes` px would lie between its
+    eyes if it looked straight ahead."""
+    camera, tilt = _camera(landmarks)
+    ratio, angle = eyes / max(_scale(camera), 0.1), np.deg2rad(tilt)
+    cos, sin = ratio * np.cos(angle), ratio * np.sin(angle)
+    linear = np.array([[cos, sin], [-sin, cos]])
+    shift = (side - 1) / 2 - linear @ landmarks.astype(np.float64).mean(0)
+    return np.column_stack([linear, shift]).astype(np.float32)
+
+
+def _camera(landmarks: Array) -> tuple[NDArray[np.float64], float]:
+    """The affine camera (2, 3) of an upright head, and its roll in degrees."""
+    points, tilt = landmarks.astype(np.float64), roll(landmarks)
+    angle = np.deg2rad(tilt)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return turn @ ((points - points.mean(0)).T @ _FIT.T), tilt
+
+
+def _scale(camera: NDArray[np.float64]) -> float:
+    """Pixels per unit of `HEAD`: the eye distance from the front."""
+    return max(float(np.linalg.norm(camera) / np.sqrt(2)), 1e-9)

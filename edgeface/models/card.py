@@ -14,7 +14,7 @@ from edgeface.document import Json
 from edgeface.metrics import Interval
 from edgeface.types import Array, Threshold
 
-Task = Literal["detection", "embedding"]
+Task = Literal["detection", "embedding", "landmarks"]
 Layout = Literal["NCHW", "NHWC"]
 Color = Literal["BGR", "RGB"]
 
@@ -106,7 +106,7 @@ class FusionSpec:
 class ModelCard:
     """One model.
 
-    `path` and `digest` of its file, the `task`, embedding `size` (0 for detectors), default
+    `path` and `digest` of its file, the `task`, embedding `size` (0 for others), default
     `threshold` and in words how it was found (`derivation`), its `input`, the `outputs` (what a
     program calls them → what the network calls them), the `family` that reads a detector's
     outputs, and the `alignment` of an embedder's crops. `variants` are files for one runtime only

@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from edgeface.document import Fields, Json, read
 from edgeface.errors import ModelError
@@ -65,22 +65,22 @@ def read_card(file: Path) -> ModelCard:
             message names the file, the place, what was expected and what stands there.
     """
     fields = read(file, ModelError)
-    task = cast(Task, fields.text("task", "detection", "embedding"))
+    task = cast(Task, fields.text("task", *get_args(Task)))
     main = _file(fields, file)
-    detector = task == "detection"
+    embedder = task == "embedding"
     threshold = fields.fields("threshold")
-    low, high = (0.0, 1.0) if detector else (-1.0, 1.0)
+    low, high = (-1.0, 1.0) if embedder else (0.0, 1.0)
     return ModelCard(
         name=fields.text("name"),
         task=task,
         path=main.path,
         digest=main.digest,
-        size=0 if detector else fields.whole("embedding_size", 1, _SIDE),
+        size=fields.whole("embedding_size", 1, _SIDE) if embedder else 0,
         threshold=Threshold(threshold.number("value", low, high), "card"),
         input=_input(fields.fields("input"), task),
         outputs=_outputs(fields),
-        family=fields.text("family", default="grid" if detector else ""),
-        alignment="" if detector else fields.text("alignment", ALIGNMENT, default=ALIGNMENT),
+        family=fields.text("family", default="grid" if task == "detection" else ""),
+        alignment=fields.text("alignment", ALIGNMENT, default=ALIGNMENT) if embedder else "",
         derivation=threshold.text("origin", default=""),
         license=fields.text("license", default=""),
         impostors=_impostors(fields.fields("impostors")) if "impostors" in fields else None,
