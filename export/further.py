@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
+from edgeface.errors import ArgumentError
 from export.aims import Floats, joint, prototypes, reduce, units
 from export.augment import STRENGTHS
 from export.data import Pack, hold_out, open_pack
@@ -58,18 +59,31 @@ def turned(aims: Floats, embeddings: Floats) -> Floats:
 
 class Trainee(nn.Module):
     """The network in training, the head's per-picture statistics as they are: one sample a picture
-    is too few for batch statistics."""
+    is too few for batch statistics. With `since` only that block and those after it learn; those
+    before it cost no backward pass."""
 
-    def __init__(self, network: MobileFaceNet) -> None:
+    def __init__(self, network: MobileFaceNet, since: str = "") -> None:
         super().__init__()
         self.network = network
+        names = list(network.blocks)
+        if since and since not in names:
+            raise ArgumentError(f"no block {since!r}; the network has {', '.join(names)}")
+        at = names.index(since) if since else 0
+        self.fixed = [network.blocks[name] for name in names[:at]]
+        self.learning = [network.blocks[name] for name in names[at:]]
+        for module in self.fixed:
+            module.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        out: Tensor = self.network(image)
-        return out
+        x = (image - 127.5) / 127.5
+        for block in (*self.fixed, *self.learning):
+            x = block(x)
+        return x
 
     def train(self, mode: bool = True) -> Trainee:
         super().train(mode)
+        for module in self.fixed:
+            module.eval()
         head = self.network.blocks["head"]
         assert isinstance(head, Head)
         head.norm.eval()
@@ -173,7 +187,7 @@ def open_run(args: argparse.Namespace) -> Run:
         turn = turned(aims[some], units(embed(network, np.asarray(data.images[some]))))
     aims = aims @ turn
     average = AveragedModel(network, multi_avg_fn=averaging(args.average), use_buffers=True)
-    trainee = Trainee(network)
+    trainee = Trainee(network, args.since)
     optimizer = optimiser(trainee, args.decay)
     if resumed:
         network.load_state_dict(state["model"])
@@ -245,6 +259,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--average", type=float, default=0.999, help="decay of the weight average")
     parser.add_argument("--strength", choices=list(STRENGTHS), default="field")
     parser.add_argument("--share", nargs="*", default=[], metavar="SET=WEIGHT", help="of a set")
+    parser.add_argument(
+        "--since", default="", metavar="BLOCK", help="let only this and later learn"
+    )
     parser.add_argument(
         "--fit", type=int, default=3000, help="pictures that the aims are turned by"
     )

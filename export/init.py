@@ -4,6 +4,10 @@ The file holds folded convolutions and, for ONNX Runtime, PReLU as relu(y) + b·
 exactly: relu(y) + b·y = prelu((1 + b)·y) with slope b/(1 + b). Batch normalisation is put back with
 the statistics its input has on pictures, so that the network says what it said, and trains as one
 that was never folded.
+
+`--network` begins a deeper network of the family from it, as mobilefacenetv2 from mobilefacenet:
+the blocks of both are taken over and the further ones do nothing at first, so the network says
+what the file says before it has seen a picture (Chen, Goodfellow and Shlens 2016, "Net2Net").
 """
 
 from __future__ import annotations
@@ -135,6 +139,33 @@ def unfold(weights: dict[str, Array], images: NDArray[np.uint8]) -> tuple[str, M
     return name, network
 
 
+@torch.no_grad()
+def deepened(network: MobileFaceNet, name: str) -> MobileFaceNet:
+    """The network `name` of `SPECS`, in evaluation mode, that says what `network` says: the blocks
+    of both are `network`'s, further ones give their input back until they are trained.
+
+    Raises:
+        InitError: `name` lacks a block of `network`, or has a further one that cannot give its
+            input back.
+    """
+    deeper = build(name)
+    blocks = dict(deeper.blocks.items())
+    for block, module in network.blocks.items():
+        own = blocks.pop(block, None)
+        shapes = [
+            {k: v.shape for k, v in m.state_dict().items()} if m else {} for m in (module, own)
+        ]
+        if own is None or shapes[0] != shapes[1]:
+            raise InitError(f"{name} has no block {block} like that of the file's network")
+        own.load_state_dict(module.state_dict())
+    for block, module in blocks.items():
+        if not isinstance(module, MeshBlock) or not isinstance(module.activation, nn.PReLU):
+            raise InitError(f"the block {block} of {name} cannot begin from nothing")
+        nn.init.zeros_(module.norm.weight)  # its gradient is not zero, so the branch comes alive
+        nn.init.ones_(module.activation.weight)
+    return deeper.eval()
+
+
 def measure(network: MobileFaceNet, layers: list[Layer], images: NDArray[np.uint8]) -> None:
     """Give every normalisation the mean and variance of its input on `images`, and the scale and
     shift under which its output stays what it was."""
@@ -176,6 +207,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pack", type=Path, required=True, help="pictures for the statistics")
     parser.add_argument("--out", type=Path, required=True, help="target checkpoint .pt")
     parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--network", choices=list(SPECS), help="begin this deeper network instead")
     args = parser.parse_args(argv)
     for path in (args.file, args.pack.with_suffix(".npy")):
         if not path.exists():
@@ -185,6 +217,8 @@ def main(argv: list[str]) -> int:
     chosen = np.sort(np.random.default_rng(0).permutation(len(images))[: args.pictures])
     try:
         name, network = unfold(constants(onnx.load(str(args.file))), np.asarray(images[chosen]))
+        if args.network:
+            name, network = args.network, deepened(network, args.network)
     except (InitError, KeyError) as error:
         print(f"init: {args.file} cannot be trained further: {error}", file=sys.stderr)
         return 1

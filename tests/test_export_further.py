@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 cv2 = pytest.importorskip("cv2")
 
-from tiny_network import TINY  # noqa: E402
+from tiny_network import DEEPER, TINY  # noqa: E402
 
-from edgeface.errors import DataError  # noqa: E402
+from edgeface.errors import ArgumentError, DataError  # noqa: E402
 from edgeface.models import WEIGHTS  # noqa: E402
 from edgeface.runtime import open_session  # noqa: E402
 from export import curve, further, heldout, init, spread  # noqa: E402
@@ -32,6 +33,7 @@ from export.training import save  # noqa: E402
 def made(tmp_path, monkeypatch):
     """A pack of twelve families of two, a teacher's aims, and a network's two files."""
     monkeypatch.setitem(mobilefacenet.SPECS, "tiny", TINY)
+    monkeypatch.setitem(mobilefacenet.SPECS, "deeper", DEEPER)
     rng = np.random.default_rng(4)
     rows = []
     for number in range(96):
@@ -105,9 +107,10 @@ def test_a_file_of_another_family_is_refused(made, capsys):
 # that has loaded every library of the other tests ended there in a segmentation fault.
 TRAIN = """
 import sys
-from tiny_network import TINY
+from tiny_network import DEEPER, TINY
 from export.networks import mobilefacenet
 mobilefacenet.SPECS["tiny"] = TINY
+mobilefacenet.SPECS["deeper"] = DEEPER
 from export import further
 sys.exit(further.main(sys.argv[1:]))
 """
@@ -163,6 +166,50 @@ def test_the_shipped_edge_network_can_be_trained_on(made):
     assert (state["network"], state["step"]) == ("mobilefacenet-edge", 2)
     trained, _ = load_network(folder / "run/further.pt")
     onnx.checker.check_model(to_onnx(trained, half=True))
+
+
+def test_a_deeper_network_begins_where_the_file_stands_and_learns_from_a_block_on(made):
+    folder, network, images = made
+    start = ["--from", str(folder / "plain.onnx"), "--pack", str(folder / "pack"), "--out",
+             str(folder / "deeper.pt"), "--network"]  # fmt: skip
+    assert init.main([*start, "deeper"]) == 0
+    before, about = load_network(folder / "deeper.pt")
+    assert about["network"] == "deeper"
+    assert {"mesh3_0", "mesh3_1"} <= set(before.blocks)
+    x = torch.from_numpy(to_input(images))
+    with torch.no_grad():
+        assert torch.nn.functional.cosine_similarity(before(x), network(x)).min() > 1 - 1e-5
+    words = ["--pack", str(folder / "pack"), "--teacher", str(folder / "teach.onnx"), "--out",
+             str(folder / "run"), "--batch", "16", "--steps", "6", "--look", "6", "--report", "2",
+             "--rate", "3e-3", "--warm", "1", "--strength", "mild",
+             "--since", "mesh3_0"]  # fmt: skip
+    assert train(*words, "--init", str(folder / "deeper.pt")) == 0
+    after, _ = load_network(folder / "run/further.pt")
+    learned = {
+        name
+        for name, block in after.blocks.items()
+        if any(
+            (v != before.blocks[name].state_dict()[k]).any() for k, v in block.state_dict().items()
+        )
+    }
+    names = list(after.blocks)
+    assert learned == set(names[names.index("mesh3_0") :])
+    assert after.blocks["mesh3_0"].norm.weight.abs().min() > 0  # the new branch came alive
+    with pytest.raises(ArgumentError, match="no block 'mesh9'; the network has stem, down1"):
+        further.Trainee(after, "mesh9")
+
+
+def test_a_network_that_is_not_a_deeper_one_is_refused(made, monkeypatch, capsys):
+    folder, network, _ = made
+    monkeypatch.setitem(mobilefacenet.SPECS, "wide", replace(TINY, head=32))
+    words = ["--from", str(folder / "plain.onnx"), "--pack", str(folder / "pack"), "--out",
+             str(folder / "x.pt"), "--network", "wide"]  # fmt: skip
+    assert init.main(words) == 1
+    assert "wide has no block head like that of the file" in capsys.readouterr().err
+    longer = (*TINY.stages[:2], replace(TINY.stages[2], repeat=2))
+    monkeypatch.setitem(mobilefacenet.SPECS, "longer", replace(TINY, stages=longer))
+    with pytest.raises(init.InitError, match="the block res3_1 of longer cannot begin"):
+        init.deepened(network, "longer")
 
 
 def test_no_relative_of_a_held_out_person_is_trained_on(made):

@@ -1,6 +1,8 @@
-"""A network of the shipped family, small enough to train in a test."""
+"""Networks of the shipped family, small enough to train in a test."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from export.networks import mobilefacenet
 
@@ -14,3 +16,5 @@ TINY = mobilefacenet.Spec(
     head=16,
     embedding=8,
 )
+
+DEEPER = replace(TINY, mesh=1)  # what mobilefacenetv2 is to mobilefacenet
