@@ -68,6 +68,15 @@ def answering(*answers):
     return FakeSession(lambda image: {"landmarks": np.asarray(left.pop(0), np.float32)})
 
 
+def test_points_that_hardly_move_are_read_once():
+    middle = head(((SIDE - 1) / 2,) * 2, EYES)
+    session = answering((middle + np.float32([1, 1])).reshape(1, 10))
+    points = head((200, 180), 40, 15)
+    got = Landmarks(session, CARD)(np.zeros((400, 400, 3), np.uint8), points)
+    assert len(session.calls) == 1
+    np.testing.assert_allclose(np.linalg.norm(got - points, axis=1), 2**0.5 * 40 / EYES, rtol=0.02)
+
+
 def test_the_second_patch_is_cut_by_what_the_first_one_showed():
     image = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
     middle = head(((SIDE - 1) / 2,) * 2, EYES)

@@ -19,7 +19,10 @@ from edgeface.types import Array, Image
 DEFAULT = "landmarks"
 SIDE = 64  # px, of a patch
 EYES = 20.0  # px between the eyes in it, of a head that looks straight ahead
-LOOKS = 2  # the second patch is cut by what the first one showed
+LOOKS = 2  # at the most: the second patch is cut by what the first one showed
+# px, of a patch: points that move by less on average need no second look. One upright face in ten
+# is looked at twice then, and one in three tilted by 30 degrees, with the errors of two looks.
+MOVED = 2.0
 
 
 class Landmarks:
@@ -62,7 +65,11 @@ class Landmarks:
         """
         for _ in range(LOOKS):
             matrix = pose.upright(landmarks, SIDE, EYES)
-            landmarks = patches.back(matrix, self._read(patches.cut(image, matrix, SIDE)))
+            expected = landmarks @ matrix[:, :2].T + matrix[:, 2]
+            seen = self._read(patches.cut(image, matrix, SIDE))
+            landmarks = patches.back(matrix, seen)
+            if float(np.linalg.norm(seen - expected, axis=1).mean()) < MOVED:
+                break
         return landmarks
 
     def _read(self, patch: Image) -> Array:
