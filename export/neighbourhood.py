@@ -1,18 +1,14 @@
-"""A neighbourhood transformer as edge model: attention inside the 64 neighbours of one face.
+"""Learn a transformer over the neighbours of one face as the first pass of an edge model.
 
 After the similarity prediction of Chen et al., On Mitigating Hard Clusters for Face Clustering,
 ECCV 2022, whose released code attends across the faces of a minibatch instead; here the batch is
-one (`tests/test_export_neighbourhood.py`). A token is a neighbour: what the edge model sees of its
-edge, its rank, and, as a bias of the attention, its similarity to the other neighbours, so that the
-network fits embedders of any length and scale.
+one (`tests/test_export_neighbourhood.py`). What it sees, and how edgeface runs it, says
+`edgeface.cluster.attention`.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeface.cluster.attention import Transformer
 from edgeface.cluster.model import FEATURES
 
 if TYPE_CHECKING:
@@ -40,7 +37,6 @@ class Layer(nn.Module):
         self.closeness = nn.Parameter(torch.full((HEADS,), 0.2))
 
     def forward(self, tokens: Tensor, closeness: Tensor) -> Tensor:
-        # A shape that needs no Python numbers, so that the exported graph takes any batch.
         heads = self.inward(self.before(tokens)).unflatten(-1, (3, HEADS, WIDTH // HEADS))
         queries, keys, values = heads.permute(2, 0, 3, 1, 4).unbind(0)
         scores = queries @ keys.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5
@@ -52,7 +48,7 @@ class Layer(nn.Module):
 
 class NeighbourhoodTransformer(nn.Module):
     """`features` (b, k, f) of the edges of b faces, the face itself first, and `closeness`
-    (b, k, k), similarities between the neighbours in the set's spread, to logits (b, k)."""
+    (b, k, k) of their neighbours, to logits (b, k); k at most the number of ranks."""
 
     def __init__(self, k: int, mean: NDArray[np.float32], scale: NDArray[np.float32]) -> None:
         super().__init__()
@@ -67,7 +63,8 @@ class NeighbourhoodTransformer(nn.Module):
         self.judge = nn.Sequential(nn.Linear(2 * WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1))
 
     def forward(self, features: Tensor, closeness: Tensor) -> Tensor:
-        tokens = self.embed((features - self.mean) / self.scale) + self.rank
+        ranks = self.rank[: features.shape[1]]
+        tokens = self.embed((features - self.mean) / self.scale) + ranks
         for layer in self.layers:
             tokens = layer(tokens, closeness)
         tokens = self.last(tokens)
@@ -78,23 +75,20 @@ class NeighbourhoodTransformer(nn.Module):
 
 def inputs(case: Case, nodes: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
     """What the network is given of `nodes` (m,)."""
-    indices = case.around.near.indices[nodes]
-    rows = case.rows[indices]
-    by = case.around.strangers
-    closeness = (np.einsum("bkd,bld->bkl", rows, rows) - by.middle) / by.spread
-    return torch.tensor(case.around.features(nodes)), torch.tensor(closeness.astype(np.float32))
+    around = case.around
+    return torch.tensor(around.features(nodes)), torch.tensor(around.closeness(nodes))
 
 
 def trained(of: list[Case], seed: int) -> NeighbourhoodTransformer:
-    """Minimise the weighted cross-entropy over the sets that have k neighbours for every face."""
+    """Minimise the weighted cross-entropy with every group of sets weighing the same; of small sets
+    the first ranks are learned."""
     from export.similarity import BALANCE
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     k = max(c.around.near.indices.shape[1] for c in of)
-    usable = [c for c in of if c.around.near.indices.shape[1] == k]
     by_group: dict[tuple[str, str], list[Case]] = {}
-    for case in usable:
+    for case in of:
         by_group.setdefault(case.group, []).append(case)
     sample = np.concatenate(
         [
@@ -108,7 +102,8 @@ def trained(of: list[Case], seed: int) -> NeighbourhoodTransformer:
     groups = list(by_group.values())
     for step in range(STEPS):
         group = groups[step % len(groups)]
-        case = group[int(rng.integers(len(group)))]
+        faces = np.array([len(c.nodes) for c in group])
+        case = group[int(rng.choice(len(group), p=faces / faces.sum()))]
         nodes = np.sort(rng.choice(case.nodes, min(ANCHORS, len(case.nodes)), replace=False))
         sizes = np.bincount(case.labels)[case.labels[nodes]]
         same = case.labels[case.around.near.indices[nodes]] == case.labels[nodes, None]
@@ -129,36 +124,7 @@ def trained(of: list[Case], seed: int) -> NeighbourhoodTransformer:
     return network.eval()
 
 
-def judge(network: NeighbourhoodTransformer, case: Case) -> NDArray[np.float32]:
-    """(n, k) probabilities: the mean of what both ends say of an edge where both list it. Sets of
-    fewer than k faces are beyond the network and get those of nobody."""
-    indices = case.around.near.indices
-    n, k = indices.shape
-    out = np.zeros((n, k), np.float32)
-    if k == len(network.rank):
-        with torch.no_grad():
-            for start in range(0, n, 256):
-                nodes = np.arange(start, min(start + 256, n), dtype=np.int32)
-                out[nodes] = network(*inputs(case, nodes)).sigmoid().numpy()
-    out[:, 0] = 1.0
-    return out
-
-
-def to_onnx(network: NeighbourhoodTransformer, path: str | Path) -> None:
-    """Write the network with a free batch: inputs `features`, `closeness`, output `logits`."""
-    k = len(network.rank)
-    batch = torch.export.Dim("batch", min=1, max=65536)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():  # the exporter's own use of deprecated torch internals
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network.eval(),
-            (torch.zeros(2, k, len(FEATURES)), torch.zeros(2, k, k)),
-            input_names=["features", "closeness"],
-            output_names=["logits"],
-            dynamic_shapes=({0: batch}, {0: batch}),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.save(str(path))
+def plain(network: NeighbourhoodTransformer) -> Transformer:
+    """The network as edgeface runs it, without torch."""
+    weights = {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+    return Transformer(HEADS, LAYERS, weights)

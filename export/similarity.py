@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgeface.cluster import graph
+from edgeface.cluster.attention import Transformer
 from edgeface.cluster.edges import Neighbourhoods
 from edgeface.cluster.model import DEFAULT, FEATURES, EdgeModel, Network
 from edgeface.cluster.people import K, divide
@@ -27,6 +28,7 @@ from edgeface.cluster.space import Space
 from edgeface.cluster.support import LIKELY, Support
 from edgeface.errors import DataError
 from edgeface.metrics.clustering import bcubed
+from export import neighbourhood
 from export.protocols.identities import TEACHER, Labelled, training_sets
 
 Floats = NDArray[np.float32]
@@ -49,10 +51,9 @@ LOGISTIC = [FEATURES.index(f) for f in ("centred similarity", "overlap", "higher
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
     """A set to learn from: `group` (embedder and kind) weighs as much as every other; `nodes` are
-    the faces whose edges are examples; `rows` (n, d) the centred embeddings."""
+    the faces whose edges are examples."""
 
     group: tuple[str, str]
-    rows: Floats
     around: Neighbourhoods
     labels: NDArray[np.int64]
     nodes: NDArray[np.int32]
@@ -83,7 +84,7 @@ def small_sets(faces: Labelled, rng: np.random.Generator) -> Iterator[Labelled]:
 def case_of(group: tuple[str, str], faces: Labelled, share: int, rng: np.random.Generator) -> Case:
     nodes = np.sort(rng.permutation(len(faces.labels))[:share]).astype(np.int32)
     space = Space.of(faces.embeddings)
-    return Case(group, space.rows, Neighbourhoods.of(space, K), faces.labels, nodes)
+    return Case(group, Neighbourhoods.of(space, K), faces.labels, nodes)
 
 
 def cases(name: str, sets: dict[str, Labelled], rng: np.random.Generator) -> list[Case]:
@@ -176,11 +177,29 @@ def fit(groups: list[Examples], seed: int, *, columns: list[int] | None = None) 
     )
 
 
-def learned(of: list[Case], seen: list[Examples], seed: int) -> tuple[Network, Network]:
-    """Both passes, the first from `seen`, the second from what the first says on the cases."""
-    first = fit(seen, seed)
+First = Network | Transformer
+
+
+def first_of(of: list[Case], seed: int) -> Network:
+    """A network as first pass, from the edges of the cases."""
+    return fit(grouped([(c.group, examples(c)) for c in of]), seed)
+
+
+def attending(of: list[Case], seed: int) -> Transformer:
+    """A transformer as first pass."""
+    return neighbourhood.plain(neighbourhood.trained(of, seed))
+
+
+FIRSTS: dict[str, Callable[[list[Case], int], First]] = {
+    "two passes": first_of,
+    "transformer, second pass": attending,
+}
+
+
+def with_second(first: First, of: list[Case], seed: int, threshold: float = 0.5) -> EdgeModel:
+    """An edge model of `first` and a second pass fitted on what that says of the cases."""
     second = fit(grouped([(c.group, examples(c, c.around.first_pass(first))) for c in of]), seed)
-    return first, second
+    return EdgeModel(first, second, threshold)
 
 
 Scores = dict[float, dict[str, float]]
@@ -206,10 +225,15 @@ def best(scores: Scores) -> float:
     return max(scores, key=lambda t: float(np.mean(list(scores[t].values()))))
 
 
+def mean(scores: Scores) -> float:
+    """The mean over kinds of sets at the best threshold."""
+    return float(np.mean(list(scores[best(scores)].values())))
+
+
 def told(name: str, scores: Scores) -> str:
     at = best(scores)
     kinds = "  ".join(f"{k} {v:.4f}" for k, v in scores[at].items())
-    return f"{name:24} {at:.2f}  mean {np.mean(list(scores[at].values())):.4f}  {kinds}"
+    return f"{name:24} {at:.2f}  mean {mean(scores):.4f}  {kinds}"
 
 
 def half(sets: dict[str, Labelled], odd: bool) -> dict[str, Labelled]:
@@ -221,8 +245,9 @@ MOST = 100_000  # faces of a part that an edge model is learned from
 
 
 def of_part(faces: Labelled, seed: int = 0) -> EdgeModel:
-    """The edge model of one labelled set: the threshold chosen on every second identity, by a model
-    of the others, then both passes fitted on all. Of a large set so many whole identities, drawn at
+    """The edge model of one labelled set. Its first pass is a network or a transformer, whichever
+    does better on every second identity when learned from the others, and the threshold is the best
+    one there; then both passes are fitted on all. Of a large set so many whole identities, drawn at
     random, as have `MOST` faces.
 
     Raises:
@@ -239,14 +264,20 @@ def of_part(faces: Labelled, seed: int = 0) -> EdgeModel:
     def gathered(sets: dict[str, Labelled]) -> list[Case]:
         return cases("given", sets, np.random.default_rng(seed))
 
-    def both(of: list[Case]) -> tuple[Network, Network]:
-        return learned(of, grouped([(c.group, examples(c)) for c in of]), seed)
-
     sets = {"given": faces}
-    chosen = EdgeModel(*both(gathered(half(sets, False))), 0.5)
-    held = gathered(half(sets, True))
-    threshold = best(scored(lambda c: c.around.probabilities(chosen), held))
-    return EdgeModel(*both(gathered(sets)), threshold)
+    even, held = gathered(half(sets, False)), gathered(half(sets, True))
+    found: dict[str, Scores] = {}
+    for name, learn in FIRSTS.items():
+        model = with_second(learn(even, seed), even, seed)
+        found[name] = scored(model_judge(model), held)
+        print(told(name, found[name]), file=sys.stderr, flush=True)
+    name = max(found, key=lambda n: mean(found[n]))
+    every = gathered(sets)
+    return with_second(FIRSTS[name](every, seed), every, seed, best(found[name]))
+
+
+def model_judge(model: EdgeModel) -> Callable[[Case], Floats]:
+    return lambda case: case.around.probabilities(model)
 
 
 def main(argv: list[str]) -> int:
@@ -278,8 +309,7 @@ def main(argv: list[str]) -> int:
 
     threshold = args.threshold or compared(gathered(False), gathered(True), args)
     whole = gathered(None)
-    first, second = learned(whole, grouped([(c.group, examples(c)) for c in whole]), args.seed)
-    EdgeModel(first, second, threshold).save(args.output)
+    with_second(first_of(whole, args.seed), whole, args.seed, threshold).save(args.output)
     print(f"{args.output}: threshold {threshold}, graph steps in {graph.path()}", file=sys.stderr)
     return 0
 
@@ -292,18 +322,14 @@ def compared(learn: list[Case], held: list[Case], args: argparse.Namespace) -> f
     print(f"{sum(len(g.same) for g in seen)} edges to learn from", file=sys.stderr)
     logistic = fit(seen, seed, columns=LOGISTIC)
     print(told("logistic of five", scored(lambda c: c.around.first_pass(logistic), held)))
-    first, second = learned(learn, seen, seed)
+    first = fit(seen, seed)
     print(told("first pass", scored(lambda c: c.around.first_pass(first), held)))
-    both = EdgeModel(first, second, 0.5)
-    scores = scored(lambda c: c.around.probabilities(both), held)
+    both = with_second(first, learn, seed)
+    scores = scored(model_judge(both), held)
     print(told("two passes", scores), flush=True)
     if args.transformer:
-        from export.neighbourhood import judge, trained
-
-        network = trained(learn, seed)
-        full = [c for c in held if len(c.labels) >= K]  # it needs K neighbours
-        print("sets of 64 faces and more:")
-        print(told("first pass", scored(lambda c: c.around.first_pass(first), full)))
-        print(told("two passes", scored(lambda c: c.around.probabilities(both), full)))
-        print(told("transformer", scored(lambda c: judge(network, c), full)), flush=True)
+        network = attending(learn, seed)
+        print(told("transformer", scored(lambda c: c.around.first_pass(network), held)))
+        further = with_second(network, learn, seed)
+        print(told("transformer, second pass", scored(model_judge(further), held)), flush=True)
     return best(scores)

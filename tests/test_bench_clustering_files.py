@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ import pytest
 pytest.importorskip("scipy")
 
 from bench.clustering import add_arguments, figures
-from bench.clustering_config import Config
+from bench.clustering_config import TRAIN, Config
 from bench.clustering_files import (
     cluster_features,
+    labelled,
     read_features,
     read_labels,
     read_neighbours,
@@ -24,6 +26,7 @@ from bench.clustering_files import (
 )
 from bench.clustering_methods import METHODS
 from edgeface.cluster import EdgeModel, cluster, neighbours
+from edgeface.cluster.attention import Transformer
 from edgeface.errors import ArgumentError, DataError, ModelError
 from edgeface.metrics import pairwise
 
@@ -200,14 +203,20 @@ def asked(*words: str) -> dict[str, float | str | None]:
     return figures(parser.parse_args(words))
 
 
-def test_an_edge_model_is_learned_from_the_training_part_and_kept(parts, monkeypatch) -> None:
+@pytest.mark.parametrize("first", ["two passes", "transformer, second pass"])
+def test_an_edge_model_is_learned_from_the_training_part_and_kept(
+    parts, monkeypatch, first
+) -> None:
     similarity = pytest.importorskip("export.similarity")
     monkeypatch.setattr(similarity, "STEPS", 60)
+    monkeypatch.setattr(similarity.neighbourhood, "STEPS", 40)
     monkeypatch.setattr(similarity, "SMALL", {8: 2, 25: 2})
+    monkeypatch.setattr(similarity, "FIRSTS", {first: similarity.FIRSTS[first]})
     words = ["--config", "part1.yaml", "--edge-model", "edges.json"]
     found = asked(*words)
     assert found["clustering.files.trained.bcubed_f"] > 0.8
     model = EdgeModel.load("edges.json")
+    assert isinstance(model.first, Transformer) == first.startswith("transformer")
     config = Config.read("part1.yaml")
     labels = cluster(read_features(config.features, 32), model=model).labels
     truth = read_labels(config.labels)
@@ -218,6 +227,29 @@ def test_an_edge_model_is_learned_from_the_training_part_and_kept(parts, monkeyp
     for file in ("part0_train.bin", "part0_train.meta"):
         (parts / file).unlink()
     assert asked(*words) == found  # the kept one is used, and the same comes out
+
+
+def test_the_better_first_pass_is_kept(parts, monkeypatch) -> None:
+    similarity = pytest.importorskip("export.similarity")
+    monkeypatch.setattr(similarity, "STEPS", 30)
+    monkeypatch.setattr(similarity, "SMALL", {25: 1})
+    first = similarity.first_of
+    both = {"one": first, "other": lambda of, seed: first(of, seed + 1)}
+    monkeypatch.setattr(similarity, "FIRSTS", both)
+    faces = labelled(Config.read("part1.yaml", TRAIN))
+    chosen = {}
+    for better in ("one", "other"):
+        scores = [
+            {0.4: {"given": 0.8}, 0.6: {"given": 0.9 if name == better else 0.7}} for name in both
+        ]
+        given = mock.Mock(side_effect=scores)
+        monkeypatch.setattr(similarity, "scored", given)
+        chosen[better] = similarity.of_part(faces)
+        assert chosen[better].threshold == 0.6
+    assert chosen["one"].text() != chosen["other"].text()
+    monkeypatch.setattr(similarity, "FIRSTS", {"other": both["other"]})
+    monkeypatch.setattr(similarity, "scored", lambda judge, of: scores[1])
+    assert similarity.of_part(faces).text() == chosen["other"].text()
 
 
 def test_methods_are_compared_by_name(parts) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.cluster import graph
+from edgeface.cluster.attention import Transformer
 from edgeface.cluster.graph import Indices
 from edgeface.cluster.model import FEATURES, EdgeModel, Network
 from edgeface.cluster.neighbours import Neighbours, neighbours
@@ -33,7 +34,8 @@ COHORT = 16
 # of one take. Of the pairs of training people at this cosine 1,533 are of one person, 4 are not.
 TWIN = 0.9
 CHUNK = 2048
-
+# Faces that a transformer looks at together: its scores of so many fit a processor's cache.
+ATTENDED = 64
 
 DRAWN = 1500  # faces whose edges say what is usual
 
@@ -114,15 +116,38 @@ class Neighbourhoods:
         _both(out[..., 13:15], *ordinary)
         return out
 
-    def first_pass(self, network: Network, nodes: Indices | None = None) -> Array:
+    def closeness(self, nodes: Indices) -> Array:
+        """(m, k, k) float32: how alike the neighbours of `nodes` (m,) int32 are among themselves,
+        in the set's spread above its strangers. Of two of whom neither lists the other it is known
+        only that they are at most as alike as the last in the shorter list: they get that."""
+        targets = np.maximum(self.near.indices[nodes], 0)
+        m, k = targets.shape
+        others = np.repeat(targets, k, axis=0)
+        place = graph.lookup(self.ranks, targets.ravel(), others, absent=-1.0).reshape(m, k, k)
+        place = place.astype(np.int32)
+        known = self.near.similarities[targets[:, None], np.maximum(place, 0)]
+        known = np.where(place >= 0, known, np.float32(-np.inf))
+        known = np.maximum(known, known.swapaxes(1, 2))
+        last = self.ends[targets, 0]
+        most = np.minimum(last[:, None], last[:, :, None])
+        alike = np.where(np.isfinite(known), known, most)
+        return np.asarray((alike - self.strangers.middle) / self.strangers.spread, np.float32)
+
+    def first_pass(self, network: Network | Transformer, nodes: Indices | None = None) -> Array:
         """(m, k) float32 probabilities of the edges of `nodes` (default all); 1 to itself."""
         chosen = _all(self.near) if nodes is None else nodes
         out = np.empty((len(chosen), self.near.indices.shape[1]), np.float32)
 
         def judge(part: slice) -> None:
-            out[part] = network(self.features(chosen[part]))
+            some = chosen[part]
+            seen = self.features(some)
+            if isinstance(network, Transformer):
+                present = self.near.indices[some] >= 0
+                out[part] = network(seen, self.closeness(some), present)
+            else:
+                out[part] = network(seen)
 
-        _each_chunk(judge, len(chosen))
+        _each_chunk(judge, len(chosen), ATTENDED if isinstance(network, Transformer) else CHUNK)
         out[self.near.indices[chosen] < 0] = 0.0
         out[:, 0] = 1.0
         return out
@@ -202,10 +227,10 @@ def _all(near: Neighbours) -> Indices:
     return np.arange(len(near.indices), dtype=np.int32)
 
 
-def _each_chunk(work: Callable[[slice], None], n: int) -> None:
+def _each_chunk(work: Callable[[slice], None], n: int, size: int = CHUNK) -> None:
     # numpy and the extension release the GIL; every chunk writes rows of its own.
     with ThreadPoolExecutor(graph.THREADS) as pool:
-        chunks = (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
+        chunks = (slice(start, min(start + size, n)) for start in range(0, n, size))
         for _ in pool.map(work, chunks):
             pass
 

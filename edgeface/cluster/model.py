@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from edgeface.atomic import replacing
+from edgeface.cluster.attention import Transformer
 from edgeface.errors import ModelError
 from edgeface.types import Array
 
@@ -70,10 +71,11 @@ class Network:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeModel:
-    """`first` judges every edge by the two neighbourhoods, `second` the likely ones again by what
-    the first found around them; an edge links two faces from the probability `threshold`."""
+    """`first` judges every edge by the two neighbourhoods, or by all the edges around one of its
+    ends; `second` the likely ones again by what the first found around them; an edge links two
+    faces from the probability `threshold`."""
 
-    first: Network
+    first: Network | Transformer
     second: Network
     threshold: float
 
@@ -100,7 +102,7 @@ class EdgeModel:
         try:
             raw: dict[str, Any] = json.loads(text)
             return cls(
-                _network(raw["first"], FEATURES),
+                _first(raw["first"]),
                 _network(raw["second"], (*FEATURES, *SUPPORT)),
                 float(raw["threshold"]),
             )
@@ -113,7 +115,9 @@ class EdgeModel:
     def text(self) -> str:
         """The model as a JSON document."""
         raw = {
-            "first": _plain(self.first, FEATURES),
+            "first": _plain(self.first, FEATURES)
+            if isinstance(self.first, Network)
+            else {"features": FEATURES, **self.first.plain()},
             "second": _plain(self.second, (*FEATURES, *SUPPORT)),
             "threshold": self.threshold,
         }
@@ -133,9 +137,20 @@ def _plain(network: Network, features: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _network(raw: dict[str, Any], features: tuple[str, ...]) -> Network:
+def _first(raw: dict[str, Any]) -> Network | Transformer:
+    if "heads" not in raw:
+        return _network(raw, FEATURES)
+    _check_features(raw, FEATURES)
+    return Transformer.parse(raw, len(FEATURES))
+
+
+def _check_features(raw: dict[str, Any], features: tuple[str, ...]) -> None:
     if tuple(raw["features"]) != features:
         raise ModelError(f"features are {raw['features']}, expected {', '.join(features)}")
+
+
+def _network(raw: dict[str, Any], features: tuple[str, ...]) -> Network:
+    _check_features(raw, features)
     arrays = {name: np.array(raw[name], np.float32) for name in _PARTS}
     network = Network(**arrays, output_bias=float(raw["output_bias"]))
     width = len(network.output)
