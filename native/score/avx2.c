@@ -3,6 +3,7 @@
 
 #define vec __m256i
 #define WIDTH 8
+#define REGISTERS 16
 #define TILE 6
 #ifdef EDGEFACE_VNNI
 #define CODE_TILE 6
@@ -13,6 +14,7 @@
 #define FEW_PHASES 2
 #define PREFETCH 16384
 #define FEW_PREFETCH 16384
+#define NEAR (8u << 20)
 #define SETS 1
 #define LEVEL 2
 

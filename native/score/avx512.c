@@ -3,12 +3,14 @@
 
 #define vec __m512i
 #define WIDTH 16
+#define REGISTERS 32
 #define TILE 12
 #define CODE_TILE 12
 #define FEW 4
 #define FEW_PHASES 4
 #define PREFETCH 32768
 #define FEW_PREFETCH 16384
+#define NEAR (8u << 20)
 #define SETS 2
 #define LEVEL 2
 

@@ -3,12 +3,14 @@
 
 #define vec int32x4_t
 #define WIDTH 4
+#define REGISTERS 32
 #define TILE 12
 #define CODE_TILE 12
 #define FEW 4
 #define FEW_PHASES 4
 #define PREFETCH 16384
 #define FEW_PREFETCH 16384
+#define NEAR 0 /* not measured */
 #define SETS 1
 #define LEVEL 3
 

@@ -18,12 +18,15 @@
  *   reach(v, t)               bit mask of the float lanes with v >= t
  *   halves(p)                 WIDTH float16 at p as float
  *   SCAN                      the function's name
+ *   REGISTERS                 how many vectors the processor holds
  *   SETS                      sums that FEW rows keep for each lane, so that a multiply-add does
  *                             not wait for the one before
  *   PREFETCH, FEW_PREFETCH    bytes to prefetch ahead, for full tiles and for FEW rows: without it
  *                             the time to read and the time to multiply add up; less than a tile
  *                             of 512 floats is too late for it, and far more than it needs is
  *                             evicted again
+ *   NEAR                      bytes of rows that stay in a cache from one search to the next: FEW rows
+ *                             at a time, which a memory likes better, only cost there
  *   LEVEL                     where to, as __builtin_prefetch counts: 3 is the first level, 2 the
  *                             second. Where probes and what is to come do not both fit into the
  *                             first level, they push one another out: on a Zen 4 eight probes of 512
@@ -39,7 +42,7 @@
 
 #include "internal.h"
 
-enum { SHORT_ROW = 2 * UNIT };
+enum { SHORT_ROW = 2 * UNIT, NEAR_PREFETCH = 8192 };
 
 #define INLINE static inline __attribute__((always_inline))
 #if defined(EDGEFACE_SANITIZED) /* instrumented code gains nothing and takes minutes to compile */
@@ -48,11 +51,45 @@ enum { SHORT_ROW = 2 * UNIT };
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* Scores `count` (1, FEW or a full tile of) rows; out[row * vectors + v] are raw lanes. The last
- * unit of each row comes from `tail` when that is given (rows * UNIT bytes, zero-padded). */
+/* Sums the phases of each lane: `sums` are (count, lanes) vectors, afterwards (count, padded) without
+ * gaps. Entries past the last are sums of leftovers and never looked at. The compiler knows `n` and
+ * `phases`, so that all of it stays in registers. */
+INLINE void fold_phases(vec *sums, const int n, const int phases, const int codes) {
+#define FOLD(N)                                                                                   \
+    UNROLL for (int i = 0; i < ((N) + 1) / 2; i++)                                                \
+        sums[i] = codes ? fold_int(sums[2 * i], sums[2 * i + 1]) : fold(sums[2 * i], sums[2 * i + 1])
+    const int half = (n + 1) / 2, quarter = (half + 1) / 2, eighth = (quarter + 1) / 2;
+    if (phases > 1) FOLD(n);
+    if (phases > 2) FOLD(half);
+    if (phases > 4) FOLD(quarter);
+    if (phases > 8) FOLD(eighth);
+#undef FOLD
+}
+
+/* int32 (count, padded) to float, each row times its scale, of which `known` may be read. */
+INLINE void apply_scale(vec *sums, const int count, const int padded, const float *scale,
+                        size_t known) {
+    if (padded >= WIDTH) {
+        const int per_row = padded / WIDTH;
+        UNROLL for (int r = 0; r < count; r++)
+            UNROLL for (int v = 0; v < per_row; v++)
+                sums[r * per_row + v] =
+                    scaled(sums[r * per_row + v], spread((const char *)&scale[r], 1));
+    } else {
+        const int rows_per_vector = WIDTH / padded;
+        float local[MAX_TILE + WIDTH] = {0};
+        if (known < MAX_TILE + WIDTH) scale = memcpy(local, scale, (size_t)count * sizeof *scale);
+        UNROLL for (int i = 0; i * rows_per_vector < count; i++)
+            sums[i] = scaled(sums[i], repeat(&scale[i * rows_per_vector], (unsigned)padded));
+    }
+}
+
+/* Scores `count` (1, FEW or a full tile of) rows, from `row` on; `out` is (count, padded) scores, of
+ * int8 codes without the factor of the probe. The last unit of each row comes from `tail` when that
+ * is given (rows * UNIT bytes, zero-padded). */
 INLINE void tile(const int count, const int vectors, const int phases, const int codes,
                  const char *rows, size_t stride, size_t units, const char *tail, const panel *p,
-                 vec *out, const char *prefetch) {
+                 vec *out, const char *prefetch, const edgeface_matrix *m, size_t row) {
     const int steps = UNIT_FLOATS / phases;
     const int sets = count <= FEW && steps >= SETS ? SETS : 1;
     vec acc[SETS][TILE][2];
@@ -95,22 +132,35 @@ INLINE void tile(const int count, const int vectors, const int phases, const int
             UNROLL for (int r = 0; r < count; r += 3) base[r / 3] += UNIT;
         }
     }
+    /* Folded in the registers where they are enough. Where they are not, a compiler that mixes the
+     * folding with the loop above spills there. */
+    const int held = vectors == 1 || (REGISTERS >= 32 && !codes && phases > 1);
+    const int padded = WIDTH * vectors / phases;
+    vec local[2 * TILE + 1], *sums = held ? local : out;
     UNROLL for (int r = 0; r < count; r++)
         UNROLL for (int v = 0; v < vectors; v++) {
             vec sum = acc[0][r][v];
             UNROLL for (int k = 1; k < sets; k++)
                 sum = codes ? plus_int(sum, acc[k][r][v]) : plus(sum, acc[k][r][v]);
-            out[r * vectors + v] = sum;
+            sums[r * vectors + v] = sum;
         }
+    sums[count * vectors] = zero();
+    if (!held) __asm__ volatile("" ::: "memory");
+    fold_phases(sums, count * vectors, phases, codes);
+    if (codes) apply_scale(sums, count, padded, m->scale + row, m->rows - row);
+    if (held)
+        UNROLL for (int i = 0; i * WIDTH < count * padded; i++) out[i] = local[i];
 }
 
 typedef void tile_function(const char *rows, size_t stride, size_t units, const char *tail,
-                           const panel *p, vec *out, const char *prefetch);
+                           const panel *p, vec *out, const char *prefetch,
+                           const edgeface_matrix *m, size_t row);
 
 #define DEFINE_TILE(NAME, COUNT, VECTORS, PHASES, CODES)                                          \
     static void NAME(const char *rows, size_t stride, size_t units, const char *tail,             \
-                     const panel *p, vec *out, const char *prefetch) {                            \
-        tile(COUNT, VECTORS, PHASES, CODES, rows, stride, units, tail, p, out, prefetch);         \
+                     const panel *p, vec *out, const char *prefetch, const edgeface_matrix *m,    \
+                     size_t row) {                                                                \
+        tile(COUNT, VECTORS, PHASES, CODES, rows, stride, units, tail, p, out, prefetch, m, row); \
     }
 #define DEFINE_TILES(PHASES)                                                                      \
     DEFINE_TILE(full_float_##PHASES, TILE, 2, PHASES, 0)                                          \
@@ -154,32 +204,6 @@ static tile_function *choose(const panel *p, size_t count, int codes) {
     default: return PICK(4);
     }
 #undef PICK
-}
-
-/* Folds phases away in place: afterwards `scores` is (count, padded) without gaps. Entries past
- * the last are sums of leftovers and never looked at. */
-INLINE void fold_phases(vec *scores, size_t vectors, unsigned phases, int codes) {
-    for (; phases > 1; phases /= 2, vectors = (vectors + 1) / 2)
-        for (size_t i = 0; i < (vectors + 1) / 2; i++)
-            scores[i] = codes ? fold_int(scores[2 * i], scores[2 * i + 1])
-                              : fold(scores[2 * i], scores[2 * i + 1]);
-}
-
-/* int32 (count, padded) to float, each row times its scale. */
-INLINE void apply_scale(vec *scores, size_t count, unsigned padded, const float *scale) {
-    float local[MAX_TILE + WIDTH] = {0};
-    memcpy(local, scale, count * sizeof *scale);
-    if (padded >= WIDTH) {
-        size_t per_row = padded / WIDTH;
-        for (size_t r = 0; r < count; r++)
-            for (size_t v = 0; v < per_row; v++)
-                scores[r * per_row + v] =
-                    scaled(scores[r * per_row + v], spread((const char *)&local[r], 1));
-    } else {
-        size_t rows_per_vector = WIDTH / padded;
-        for (size_t i = 0, r = 0; r < count; i++, r += rows_per_vector)
-            scores[i] = scaled(scores[i], repeat(&local[r], padded));
-    }
 }
 
 INLINE void report(panel *p, const vec *scores, size_t count, size_t row) {
@@ -243,12 +267,8 @@ INLINE void widen(const uint16_t *from, size_t count, size_t dim, size_t padded,
 INLINE void score_tile(const edgeface_matrix *m, tile_function *score, panel *p, size_t row,
                        size_t count, size_t skip, const char *rows, size_t stride, size_t units,
                        const char *tail, const char *prefetch, const float *softmax_scale) {
-    vec scores[2 * TILE + 2];
-    const int codes = m->storage == EDGEFACE_INT8;
-    scores[count * p->vectors] = scores[count * p->vectors + 1] = zero();
-    score(rows, stride, units, tail, p, scores, prefetch);
-    fold_phases(scores, count * p->vectors, p->phases, codes);
-    if (codes) apply_scale(scores, count, p->padded, m->scale + row);
+    vec scores[2 * TILE + 1];
+    score(rows, stride, units, tail, p, scores, prefetch, m, row);
     float *flat = (float *)scores;
     if (softmax_scale)
         accumulate(p, flat + skip * p->padded, count - skip, row + skip, *softmax_scale);
@@ -263,8 +283,9 @@ void SCAN(const edgeface_matrix *m, size_t begin, size_t end, panel *panels, siz
     const size_t stride = codes ? padded_dim(m->dim, UNIT) : half ? 2 * m->dim : 4 * m->dim;
     size_t units = codes ? stride / UNIT : half ? padded / UNIT_FLOATS : m->dim / UNIT_FLOATS;
     const size_t rest = codes || half ? 0 : m->dim % UNIT_FLOATS;
-    const int few = panel_count == 1 && panels[0].phases >= FEW_PHASES && stride > SHORT_ROW;
-    const size_t ahead = few ? FEW_PREFETCH : PREFETCH;
+    const int small = panel_count == 1 && panels[0].phases >= FEW_PHASES;
+    const int near = m->rows * stride <= NEAR, few = small && !near && stride > SHORT_ROW;
+    const size_t ahead = few ? FEW_PREFETCH : small && near ? NEAR_PREFETCH : PREFETCH;
     const size_t full = few ? FEW : codes ? CODE_TILE : TILE;
     char tail[TILE * UNIT];
     memset(tail, 0, sizeof tail);
