@@ -35,8 +35,8 @@ MODERATE = Strength()
 NONE = Strength(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 STRONG = Strength(2.0, 0.05, 5.0, 0.6, 0.2, 0.3, 0.2, 0.2, 0.2, 0.1)
 MILD = Strength(0.8, 0.02, 1.5, 0.3, 0.05, 0.08, 0.05, 0.05, 0.05, 0.03)
-# As cameras see faces: half of them small, with the alignment errors of our own detector (.05 of
-# the eye distance a point, measured upright, moves the fit by one pixel and turns it by two degrees).
+# As cameras see faces: half of them small, with our own detector's errors of alignment (.05 of the
+# eye distance a point, measured upright, moves the fit by one pixel and turns it by two degrees).
 FIELD = Strength(1.0, 0.03, 2.2, 0.5, 0.08, 0.0, 0.08, 0.08, 0.12, 0.08, 0.5)
 STRENGTHS = {
     "none": NONE,

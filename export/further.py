@@ -57,6 +57,15 @@ def turned(aims: Floats, embeddings: Floats) -> Floats:
     return np.asarray(u @ v, np.float32)
 
 
+@torch.no_grad()
+def lengthened(network: MobileFaceNet, factor: float) -> None:
+    """Make the network's embeddings `factor` times as long, in place."""
+    head = network.blocks["head"]
+    assert isinstance(head, Head)
+    head.norm.weight.mul_(factor)
+    head.norm.bias.mul_(factor)
+
+
 class Trainee(nn.Module):
     """The network in training, the head's per-picture statistics as they are: one sample a picture
     is too few for batch statistics. With `since` only that block and those after it learn; those
@@ -170,7 +179,8 @@ class Run:
 
 def open_run(args: argparse.Namespace) -> Run:
     """The run's own state with `--resume`, otherwise `--init`. The aims are turned to where the
-    network is: the directions of the joint space differ from machine to machine."""
+    network is: the directions of the joint space differ from machine to machine; its embeddings'
+    length is brought to the cosine it reaches, where the loss will hold it."""
     torch.manual_seed(args.seed)
     data = open_pack(args.pack)
     rows = np.flatnonzero(~hold_out(data) & data.keep)
@@ -179,12 +189,16 @@ def open_run(args: argparse.Namespace) -> Run:
     network = build(state["network"])
     network.load_state_dict(state["student"])
     network.to(memory_format=torch.channels_last)
-    aims = reduce(joint(args.pack, args.teacher), rows, network.spec.embedding)
+    sides = joint(args.pack, args.teacher, args.weight)
+    aims = reduce(sides, rows, network.spec.embedding)
     if resumed:
         turn = state["turn"].numpy()
     else:
         some = np.sort(np.random.default_rng(args.seed).permutation(rows)[: args.fit])
-        turn = turned(aims[some], units(embed(network, np.asarray(data.images[some]))))
+        made = embed(network, np.asarray(data.images[some]))
+        turn = turned(aims[some], units(made))
+        cosine = ((aims[some] @ turn) * units(made)).sum(1)
+        lengthened(network, float(cosine.mean() / np.linalg.norm(made, axis=1).mean()))
     aims = aims @ turn
     average = AveragedModel(network, multi_avg_fn=averaging(args.average), use_buffers=True)
     trainee = Trainee(network, args.since)
@@ -248,6 +262,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export further", description=__doc__)
     parser.add_argument("--pack", type=Path, required=True, help="pack made by `export pack`")
     parser.add_argument("--teacher", type=Path, nargs="+", required=True, help="see `targets`")
+    parser.add_argument(
+        "--weight", type=float, nargs="*", default=[], help="of every teacher; all alike if none"
+    )
     parser.add_argument("--init", type=Path, required=True, help="checkpoint, see `export init`")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and journal")
     parser.add_argument("--steps", type=int, default=40000)
@@ -276,7 +293,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    args = arguments().parse_args(argv)
+    parser = arguments()
+    args = parser.parse_args(argv)
+    if args.weight and len(args.weight) != len(args.teacher):
+        parser.error(f"--weight has {len(args.weight)} numbers for {len(args.teacher)} teachers")
     cached = [target_file(args.pack, path) for path in args.teacher]
     for path in (args.pack.with_suffix(".npy"), args.init, *cached):
         if not path.exists():

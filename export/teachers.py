@@ -1,6 +1,6 @@
 """`python -m export targets`: a teacher's embeddings of every picture of a pack, undegraded.
 
-Teachers are foreign ONNX embedders run for their outputs, in OpenVINO, never for their weights.
+Teachers are ONNX embedders run for their outputs, in OpenVINO, never for their weights.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ INPUTS: dict[str, tuple[float, float]] = {
     "mobilefacenet_y1": (0.0, 1.0),
     "mobileface_v2": (0.0, 1.0),
     "edgeface_xs": (127.5, 1 / 127.5),
+    "mobilefacenet": (0.0, 1.0),  # our own, so that a network trained further keeps what it knows
 }
 
 

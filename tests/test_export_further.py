@@ -21,7 +21,7 @@ from edgeface.errors import ArgumentError, DataError  # noqa: E402
 from edgeface.models import WEIGHTS  # noqa: E402
 from edgeface.runtime import open_session  # noqa: E402
 from export import curve, further, heldout, init, spread  # noqa: E402
-from export.aims import prototypes, reduce, units  # noqa: E402
+from export.aims import joint, prototypes, reduce, units  # noqa: E402
 from export.data import Crop, hold_out, open_pack, pack  # noqa: E402
 from export.networks import mobilefacenet  # noqa: E402
 from export.teachers import to_input  # noqa: E402
@@ -137,11 +137,14 @@ def test_training_on_comes_nearer_to_the_aims_and_resumes(made):
     lines = [json.loads(line) for line in (folder / "run/further.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 10, 20, 30, 40]
     assert lines[-1]["cosine"] < lines[1]["cosine"]
+    assert lines[1]["length"] < 0.5  # however long the embeddings of the file were
     assert {"kin.tar1e-3", "kin.px16.tar1e-4"} <= lines[-1].keys()
     assert train(*words, "--init", str(folder / "init.pt"), "--steps", "50", "--resume") == 0
     state = torch.load(folder / "run/further.pt", weights_only=True)
     assert state["step"] == state["averaged"] == 50
     assert further.main([*words, "--init", str(folder / "missing.pt")]) == 2
+    with pytest.raises(SystemExit):  # two weights, one teacher
+        further.main([*words, "--init", str(folder / "init.pt"), "--weight", "1", "2"])
 
 
 def test_the_shipped_edge_network_can_be_trained_on(made):
@@ -236,6 +239,28 @@ def test_the_joint_space_keeps_what_lies_in_it():
     np.testing.assert_allclose(found @ found.T, rows @ rows.T, atol=1e-4)
     mean = prototypes(found, np.array([0, 0, *([-1] * 198)]), np.arange(200))
     np.testing.assert_allclose(mean[0], units(found[0] + found[1]), atol=1e-5)
+
+
+def test_teachers_are_joined_by_their_weights(tmp_path) -> None:
+    rng = np.random.default_rng(3)
+    sides = [units(rng.normal(size=(20, width)).astype(np.float32)) for width in (4, 7)]
+    for number, rows in enumerate(sides):
+        np.save(tmp_path / f"pack.t{number}.npy", rows)
+    teachers = [tmp_path / "t0.onnx", tmp_path / "t1.onnx"]
+    cosines = [rows @ rows.T for rows in sides]
+    for weights, share in (([], 0.5), ([3.0, 1.0], 0.75)):
+        found = joint(tmp_path / "pack", teachers, weights)
+        expected = share * cosines[0] + (1 - share) * cosines[1]
+        np.testing.assert_allclose(found @ found.T, expected, atol=1e-5)
+
+
+def test_a_run_begins_with_the_length_that_its_loss_will_hold(made) -> None:
+    _, network, images = made
+    x = torch.from_numpy(to_input(images))
+    with torch.no_grad():
+        before = network(x)
+        further.lengthened(network, 0.125)
+        torch.testing.assert_close(network(x), before * 0.125, rtol=1e-4, atol=1e-6)
 
 
 def test_the_average_soon_forgets_where_a_run_began() -> None:
