@@ -24,7 +24,15 @@ from export.folded import Layer, fold_network
 from export.ir import to_ir
 from export.irfile import save, size_of
 from export.networks.mobilefacenet import MobileFaceNet
-from export.simulated import CENTRE, UNIT, SimulatedInt8, calibrate, equalise, tune
+from export.simulated import (
+    CENTRE,
+    UNIT,
+    SimulatedInt8,
+    calibrate,
+    equalise,
+    float_run,
+    tune,
+)
 from export.teachers import to_input
 from export.to_onnx import EmbedderGraph, activation, load_network
 
@@ -48,6 +56,18 @@ def calibration_rows(data: Pack, count: int, seed: int = 0) -> NDArray[np.int64]
         if len(chosen) == count:
             break
     return np.array([*chosen, *spare][:count])
+
+
+def far_reaching(layers: list[Layer], images: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count` of `images` whose maps reach farthest beyond what is usual, in any layer."""
+    reach: list[list[torch.Tensor]] = [[] for _ in layers]
+    for i in range(0, len(images), BATCH):
+        float_run(
+            layers, images[i : i + BATCH], lambda at, x: reach[at].append(x.abs().amax((1, 2, 3)))
+        )
+    most = torch.stack([torch.cat(parts) for parts in reach])
+    beyond = (most / most.median(dim=1, keepdim=True).values).amax(dim=0)
+    return images[beyond.argsort(descending=True)[:count].sort().values]
 
 
 def to_qdq(model: SimulatedInt8) -> onnx.ModelProto:
@@ -92,18 +112,21 @@ def to_qdq(model: SimulatedInt8) -> onnx.ModelProto:
 
 def quantized(network: MobileFaceNet, pack: Path, *, count: int, steps: int = 0) -> SimulatedInt8:
     """The INT8 form of a network, its channels equalised, calibrated on `count` faces of a pack and
-    fine-tuned for `steps` batches of others."""
+    fine-tuned for `steps` batches of others. An eighth of the faces are those of four times as many
+    whose maps reach farthest: ranges of least squared error cut off what is rare, and very dark
+    faces were (cosine .968 in the edge network, .99 and more for all but two of LFW's)."""
     data = open_pack(pack)
-    rows = calibration_rows(data, count + BATCH * steps)
+    rows = calibration_rows(data, 4 * count + BATCH * steps)
 
     def faces(some: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(to_input(np.asarray(data.images[some])))
 
-    images = faces(rows[:count])
+    usual, rest = rows[: count - count // 8], rows[count - count // 8 : 4 * count]
+    images = faces(usual)
     layers = equalise(fold_network(network), images[:128])
-    model = calibrate(layers, images)
+    model = calibrate(layers, torch.cat([images, far_reaching(layers, faces(rest), count // 8)]))
     if steps:
-        others = np.resize(rows[count:] if len(rows) > count else rows, BATCH * steps)
+        others = np.resize(rows[4 * count :] if len(rows) > 4 * count else rows, BATCH * steps)
         tune(model, lambda i: faces(others[i * BATCH :][:BATCH]), layers, steps=steps)
     return model
 
