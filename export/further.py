@@ -31,6 +31,7 @@ from edgeface.errors import ArgumentError
 from export.aims import Floats, joint, prototypes, reduce, units
 from export.augment import STRENGTHS
 from export.data import Pack, hold_out, open_pack
+from export.frozen import Frozen
 from export.heldout import embed, watch_of
 from export.losses import cosface_logits, relational_distillation
 from export.networks.mobilefacenet import Head, MobileFaceNet, build
@@ -68,8 +69,8 @@ def lengthened(network: MobileFaceNet, factor: float) -> None:
 
 class Trainee(nn.Module):
     """The network in training, the head's per-picture statistics as they are: one sample a picture
-    is too few for batch statistics. With `since` only that block and those after it learn; those
-    before it cost no backward pass."""
+    is too few for batch statistics. With `since` only that block and those after it learn, from
+    what the others say when the training begins."""
 
     def __init__(self, network: MobileFaceNet, since: str = "") -> None:
         super().__init__()
@@ -78,14 +79,15 @@ class Trainee(nn.Module):
         if since and since not in names:
             raise ArgumentError(f"no block {since!r}; the network has {', '.join(names)}")
         at = names.index(since) if since else 0
-        self.fixed = [network.blocks[name] for name in names[:at]]
         self.learning = [network.blocks[name] for name in names[at:]]
-        for module in self.fixed:
-            module.requires_grad_(False)
+        for name in names[:at]:
+            network.blocks[name].requires_grad_(False)
+        self.fixed = [network.blocks[name] for name in names[:at]]
+        self.frozen = Frozen(network, names[:at]) if at else None
 
     def forward(self, image: Tensor) -> Tensor:
-        x = (image - 127.5) / 127.5
-        for block in (*self.fixed, *self.learning):
+        x = (image - 127.5) / 127.5 if self.frozen is None else self.frozen(image)
+        for block in self.learning:
             x = block(x)
         return x
 

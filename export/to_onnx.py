@@ -93,12 +93,8 @@ def activation(graph: EmbedderGraph, x: str, layer: Layer, linear: Array | None)
     return graph.node("PRelu", x, slope, output=f"{name}.prelu")
 
 
-def layers_to_onnx(
-    layers: list[Layer], *, half: bool = False, native_prelu: bool = False
-) -> onnx.ModelProto:
-    """A folded chain as a checked ONNX model; see the module's text."""
-    layers, linear = (layers, {}) if native_prelu else absorb(layers)
-    graph = EmbedderGraph(half=half)
+def chained(graph: EmbedderGraph, layers: list[Layer], linear: dict[str, Array]) -> str:
+    """The last map's name, of a chain from the picture on; `linear` as `absorb` gives it."""
     x, outputs = graph.scaled("image"), dict[str, str]()
     for layer in layers:
         weight = graph.constant(f"{layer.name}.weight", layer.weight)
@@ -109,8 +105,26 @@ def layers_to_onnx(
             sum_name = f"{layer.name.rpartition('.')[0]}.sum"
             x = graph.node("Add", outputs[layer.add], x, output=sum_name)
         x = outputs[layer.name] = activation(graph, x, layer, linear.get(layer.name))
-    graph.unit(x)
+    return x
+
+
+def layers_to_onnx(
+    layers: list[Layer], *, half: bool = False, native_prelu: bool = False
+) -> onnx.ModelProto:
+    """A folded chain as a checked ONNX model; see the module's text."""
+    layers, linear = (layers, {}) if native_prelu else absorb(layers)
+    graph = EmbedderGraph(half=half)
+    graph.unit(chained(graph, layers, linear))
     return graph.finished(len(layers[-1].bias))
+
+
+def maps_to_onnx(layers: list[Layer]) -> onnx.ModelProto:
+    """The beginning of a folded chain: from `image` to its last `map` (n, c, h, w), float32."""
+    layers, linear = absorb(layers)
+    graph = EmbedderGraph(half=False)
+    graph.node("Identity", chained(graph, layers, linear), output="map")
+    width = len(layers[-1].bias)
+    return graph.model({"image": ["n", 3, 112, 112]}, {"map": ["n", width, "h", "w"]})
 
 
 def to_onnx(

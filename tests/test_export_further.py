@@ -198,6 +198,9 @@ def test_a_deeper_network_begins_where_the_file_stands_and_learns_from_a_block_o
     names = list(after.blocks)
     assert learned == set(names[names.index("mesh3_0") :])
     assert after.blocks["mesh3_0"].norm.weight.abs().min() > 0  # the new branch came alive
+    trainee = further.Trainee(before, "res2_0").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(trainee(x), before(x), atol=1e-3, rtol=1e-3)
     with pytest.raises(ArgumentError, match="no block 'mesh9'; the network has stem, down1"):
         further.Trainee(after, "mesh9")
 
