@@ -95,6 +95,24 @@ def test_what_is_removed_is_gone_and_the_rest_is_found(
         assert (ids[:, 0] == np.array(sorted(left)) + 100).all()
 
 
+def test_what_is_compared_with_everything_is_exact_to_the_last_place() -> None:
+    """Although the rows are looked at as int8, and came and went."""
+    rows, index = crowd(300), Exact(SIZE)
+    for start in range(0, 1200, 150):
+        index.add(np.arange(start, start + 150), rows[start : start + 150])
+        index.remove(np.arange(start, start + 150, 7))
+    held = np.array([i for i in range(1200) if i % 150 % 7])
+    probes = faces(8, 50)
+    exact = probes.astype(np.float64) @ rows[held].astype(np.float64).T
+    order = np.argsort(-exact, axis=1)[:, :20]
+    ids, sims = index.search(probes, 20)
+    np.testing.assert_array_equal(ids, held[order])
+    found = np.take_along_axis(exact, order, axis=1).astype(np.float32)
+    np.testing.assert_array_equal(sims, found)
+    index.remove(held)
+    assert not any(column.any() for column in index._columns), "no forgotten face stays in memory"
+
+
 def test_a_removed_vector_is_overwritten(folder: Path) -> None:
     rows = crowd(30, 3)
     index = searcher("graph", rows)

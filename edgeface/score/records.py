@@ -98,4 +98,6 @@ def quantize(rows: Rows) -> QuantizedRows:
         # The factor covers the rounding of the bound itself to float32.
         error[s : s + len(block)] = np.linalg.norm(rest, axis=1) * (1 + 1e-6)
         norm = max(norm, float(np.linalg.norm(block.astype(np.float64), axis=1).max()))
-    return QuantizedRows(codes, scale, error, rows, norm * (1 + 1e-6), float(error.max()))
+    return QuantizedRows(
+        codes, scale, error, rows, norm * (1 + 1e-6), float(error.max(initial=0.0))
+    )

@@ -28,7 +28,7 @@ from edgeface.types import Array, Kind, Match
 
 logger = logging.getLogger("edgeface")
 
-EXACT_LIMIT = 5_000  # samples; where a graph begins to be faster: `python -m bench gallery`
+EXACT_LIMIT = 10_000  # samples; where a graph begins to be faster: `python -m bench gallery`
 CHUNK = 20_000  # samples read at once
 BUILD_CHUNK = 1_000  # samples added to a graph between looks at whether to stop
 SAVE_AFTER = 1_000  # changes that are quicker to repeat than the graph to write

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.gallery.index.numbers import Ids
-from edgeface.score import topk
+from edgeface.score import QuantizedRows, quantize, topk
 from edgeface.types import Array
 
 Fetch = Callable[[Ids], tuple[Ids, Array]]
@@ -31,10 +31,10 @@ class Searcher(Protocol):
 
 
 class _Flat:
-    """Values of samples in one array without gaps: the last takes the place of a deleted one."""
+    """Values of samples in arrays without gaps: the last takes the place of a deleted one."""
 
-    def __init__(self, width: int, dtype: type) -> None:
-        self._values: NDArray[Any] = np.empty((0, width), dtype)
+    def __init__(self, *columns: tuple[type, tuple[int, ...]]) -> None:
+        self._columns: list[NDArray[Any]] = [np.empty((0, *shape), of) for of, shape in columns]
         self._ids = np.empty(0, np.int64)
         self._place: dict[int, int] = {}
 
@@ -48,37 +48,56 @@ class _Flat:
         for i in ids.tolist():
             here, last = self._place.pop(i), len(self._place)
             if here != last:
-                self._values[here], self._ids[here] = self._values[last], self._ids[last]
+                self._ids[here] = self._ids[last]
                 self._place[int(self._ids[here])] = here
-            self._values[last] = 0  # a forgotten face does not linger in memory
+            for column in self._columns:
+                column[here] = column[last]
+                column[last] = 0  # a forgotten face does not linger in memory
 
-    def _append(self, ids: Ids, values: NDArray[Any]) -> None:
+    def _append(self, ids: Ids, *values: NDArray[Any]) -> None:
         n, total = len(self), len(self) + len(ids)
         if total > len(self._ids):
-            room = max(64, total, 3 * len(self._ids) // 2) - n
-            spare = np.empty((room, self._values.shape[1]), self._values.dtype)
-            self._values = np.concatenate([self._values[:n], spare])
-            self._ids = np.concatenate([self._ids[:n], np.empty(room, np.int64)])
-        self._values[n:total], self._ids[n:total] = values, ids
+            room = max(64, total, 3 * len(self._ids) // 2)
+            self._columns = [_longer(column, n, room) for column in self._columns]
+            self._ids = _longer(self._ids, n, room)
+        for column, new in zip(self._columns, values, strict=True):
+            column[n:total] = new
+        self._ids[n:total] = ids
         self._place.update(zip(ids.tolist(), range(n, total), strict=True))
 
 
+def _longer(values: NDArray[Any], used: int, room: int) -> NDArray[Any]:
+    longer = np.zeros((room, *values.shape[1:]), values.dtype)
+    longer[:used] = values[:used]
+    return longer
+
+
 class Exact(_Flat):
-    """Every probe is compared with every row."""
+    """Every probe is compared with every row, of which a quarter is read: their int8 codes say
+    which of them can be the nearest."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(size, np.float32)
+        codes = quantize(np.empty((0, size), np.float32)).codes
+        super().__init__(
+            (np.float32, (size,)), (np.uint8, codes.shape[1:]), (np.float32, ()), (np.float32, ())
+        )
+        self._norm = self._error = 0.0  # the greatest so far
 
     def add(self, ids: Ids, rows: Array) -> None:
-        self._append(ids, rows)
+        made = quantize(rows)
+        self._append(ids, rows, made.codes, made.scale, made.error)
+        self._norm = max(self._norm, made.norm)
+        self._error = max(self._error, made.error_max)
 
     def search(self, probes: Array, k: int) -> tuple[Ids, Array]:
-        places, sims = topk(probes, self._values[: len(self)], k, threads=THREADS)
+        rows, codes, scale, error = (column[: len(self)] for column in self._columns)
+        held = QuantizedRows(codes, scale, error, rows, self._norm, self._error)
+        places, sims = topk(probes, held, k, threads=THREADS)
         return self._ids[places], sims
 
     def contents(self) -> tuple[Ids, Array]:
         """Ids (n,) and rows (n, d)."""
-        return self._ids[: len(self)].copy(), self._values[: len(self)].copy()
+        return self._ids[: len(self)].copy(), self._columns[0][: len(self)].copy()
 
 
 class Sketch(_Flat):
@@ -89,7 +108,7 @@ class Sketch(_Flat):
     """
 
     def __init__(self, size: int, fetch: Fetch) -> None:
-        super().__init__(BITS // 64, np.uint64)
+        super().__init__((np.uint64, (BITS // 64,)))
         self._fetch = fetch
         rng = np.random.default_rng(0)
         # Orthogonal directions within each block of `size` spread better than independent ones.
@@ -119,7 +138,7 @@ class Sketch(_Flat):
         distances = np.empty(len(self), np.uint16)
         for start in range(0, len(self), _BLOCK):
             here = slice(start, min(start + _BLOCK, len(self)))
-            differing = np.bitwise_count(self._values[here] ^ code)
+            differing = np.bitwise_count(self._columns[0][here] ^ code)
             distances[here] = differing.sum(axis=1, dtype=np.uint16)
         return distances
 
