@@ -24,7 +24,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.decide import Rules
 from edgeface.describe import Appraiser, Describer
 from edgeface.detect import Detector
 from edgeface.embed import DEFAULT, Embedder
@@ -35,13 +34,13 @@ from edgeface.recognisability import NAMED
 from edgeface.thresholds import expected
 from edgeface.types import Array, Face, Image
 from export.flaws import SPOILS, nothing
+from export.protocols.enrolled import GALLERY, named_share
 from export.recognisability import closer
 
 Rng = np.random.Generator
 Figures = dict[str, float | str | None]
 
 PEOPLE, QUICK = 150, 12  # enrolled, and as many strangers
-GALLERY, DRAWS = 10, 400  # people enrolled at a time, how often they are drawn
 PROBES, SPOILT, NOBODY = 600, 0.25, 0.05
 FAR, WORST = 1e-3, 0.2
 
@@ -133,29 +132,6 @@ class Seen:
         )
 
 
-def named_share(
-    residents: Seen, strangers: Seen, limit: Callable[[int], float], rng: Rng, *, guarded: bool
-) -> float:
-    """The mean share of strangers who get a name from galleries of `GALLERY` residents."""
-    if not len(strangers.rows):
-        return 0.0
-    shares = []
-    for _ in range(DRAWS):
-        drawn = rng.permutation(len(residents.rows))[:GALLERY]
-        if guarded:
-            drawn = drawn[residents.enrolled[drawn]]
-        if not len(drawn):
-            shares.append(0.0)
-            continue
-        similar = np.sort(strangers.rows @ residents.rows[drawn].T, axis=1)
-        lead = similar[:, -1] - similar[:, -2] if len(drawn) > 1 else np.inf
-        named = (similar[:, -1] >= limit(len(drawn))) & (lead >= Rules().margin)
-        if guarded:
-            named &= strangers.named
-        shares.append(float(named.mean()))
-    return float(np.mean(shares))
-
-
 def enrolled(shared: Path, describer: Describer, count: int) -> Figures:
     """What `quality.enrolled` tells."""
     files = [next(iter(sorted(p.iterdir()))) for p in people(shared / "data/lfw/originals")]
@@ -182,8 +158,14 @@ def enrolled(shared: Path, describer: Describer, count: int) -> Figures:
         }
         for name, guarded in (("strangers_named", True), ("unguarded", False)):
             draw = np.random.default_rng(5)
+            all_of = [np.full(len(s.rows), not guarded) for s in (residents, strangers)]
             out[f"{key}.{name}"] = named_share(
-                residents, strangers, limits.__getitem__, draw, guarded=guarded
+                residents.rows,
+                residents.enrolled | all_of[0],
+                strangers.rows,
+                strangers.named | all_of[1],
+                limits.__getitem__,
+                draw,
             )
     return out
 

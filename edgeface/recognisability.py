@@ -5,7 +5,8 @@ Embedders answer for faces that nobody could recognise with much the same embedd
 such a face in a gallery lends its name to strangers. Two small layers judge by what the embedder
 made of a face, the length of its answer and how near it lies to where spoilt faces go, and by the
 light, contrast and sharpness of the crop. `python -m export recognisability` fits them to one
-embedder; they lie beside it.
+embedder; they lie beside it. An embedder that finds few owners would refuse many sharp faces: its
+answers are moved up then (`export.recognisability_floor`), and are more than the chance.
 """
 
 from __future__ import annotations

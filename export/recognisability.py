@@ -4,7 +4,8 @@ Pictures of training people are spoilt in every way and strength (`export.flaws`
 detector's closer look, aligned and embedded as any other. A face counts as recognisable when it
 resembles its owner, enrolled from two other pictures, as much as the card's threshold asks, and
 none of 300 strangers whose pictures were spoilt about as much in the same way. Held-out people
-judge. Two minutes of one core for an embedder.
+judge, and say where the floors lie (`recognisability_floor`). Two minutes of one core for an
+embedder.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from edgeface.detect import Detector
 from edgeface.embed import DEFAULT, Embedder
 from edgeface.errors import EdgefaceError
 from edgeface.recognisability import ENROLLED, Recogniser
+from edgeface.thresholds import expected
 from edgeface.types import Array, Face, Flaw
 from export.data import Pack, hold_out, open_pack
 from export.flaws import SPOILS, Image, Rng, mild, nothing
+from export.recognisability_floor import eased
 
 PEOPLE, HELD = 1000, 350  # who are fitted to, who judge
 LEAST = 20  # to fit to
@@ -285,8 +288,16 @@ def main(argv: list[str]) -> int:
             gather(data, people, backgrounds, detector, embedder, rng) for people in sets
         )
         made = fit(probes, threshold, args.seed)
+        made, moved = eased(
+            made,
+            made.features(judges.crops, judges.rows, judges.lengths),
+            judges.rows,
+            judges.kind,
+            lambda size, card=embedder.card: expected(card, size).value,  # type: ignore[misc]
+        )
         file = made.save(embedder.card.path, embedder.card.digest)
-        print(json.dumps({"file": file.name, **judge(made, judges, threshold)}), flush=True)
+        line = {"file": file.name, "moved": round(moved, 2), **judge(made, judges, threshold)}
+        print(json.dumps(line), flush=True)
     return 0
 
 

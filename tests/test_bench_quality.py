@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from conftest import face
 
-from bench.quality import FLAWS, GALLERY, Seen, named_share, none
-
-
-def seen(rows: np.ndarray, enrolled: bool = True, named: bool = True) -> Seen:
-    n = len(rows)
-    return Seen(rows.astype(np.float32), np.full(n, enrolled), np.full(n, named), n)
+from bench.quality import FLAWS, none
+from export.protocols.enrolled import GALLERY, named_share
 
 
 def limit(count: int) -> float:
     return 0.5
+
+
+def share(residents, strangers, rng, *, enrolled: bool = True, named: bool = True) -> float:
+    masks = np.full(len(residents), enrolled), np.full(len(strangers), named)
+    return named_share(residents, masks[0], strangers, masks[1], limit, rng)
 
 
 def test_a_stranger_counts_who_reaches_the_threshold_and_leads(rng) -> None:
@@ -23,23 +24,18 @@ def test_a_stranger_counts_who_reaches_the_threshold_and_leads(rng) -> None:
     alike = np.tile(0.8 * np.eye(1, 20) + 0.6 * np.eye(1, 20, 15), (4, 1))
     between = np.tile((np.eye(1, 20) + np.eye(1, 20, 1)) / np.sqrt(2), (4, 1))
     far = np.eye(4, 20, 12)
-    share = named_share(
-        seen(residents), seen(np.concatenate([alike, between, far])), limit, rng, guarded=False
-    )
-    assert share == pytest.approx(4 / 12)
+    found = share(residents, np.concatenate([alike, between, far]), rng)
+    assert found == pytest.approx(4 / 12)
 
 
 def test_the_guard_keeps_poor_faces_out_on_both_sides(rng) -> None:
     residents, strangers = np.eye(GALLERY, 20), np.eye(4, 20)
-    for a, b in ((False, True), (True, False)):
-        poor = named_share(
-            seen(residents, enrolled=a), seen(strangers, named=b), limit, rng, guarded=True
-        )
-        assert poor == 0.0
-    assert named_share(seen(residents), seen(strangers), limit, rng, guarded=True) == 1.0
-    nobody = seen(np.empty((0, 20)))
-    assert named_share(nobody, seen(strangers), limit, rng, guarded=False) == 0.0
-    assert named_share(seen(residents), nobody, limit, rng, guarded=False) == 0.0
+    assert share(residents, strangers, rng, enrolled=False) == 0.0
+    assert share(residents, strangers, rng, named=False) == 0.0
+    assert share(residents, strangers, rng) == 1.0
+    nobody = np.empty((0, 20))
+    assert share(nobody, strangers, rng) == 0.0
+    assert share(residents, nobody, rng) == 0.0
 
 
 @pytest.mark.parametrize("flaw", FLAWS, ids=lambda f: f.__name__)

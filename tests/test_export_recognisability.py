@@ -9,9 +9,11 @@ import pytest
 
 pytest.importorskip("torch")
 
+from edgeface.recognisability import Recogniser
 from edgeface.types import Flaw
 from export.flaws import SPOILS, mild, nothing
 from export.recognisability import FIT, KINDS, NOBODY, Probes, area, fit, judge
+from export.recognisability_floor import REFUSED, eased
 
 D, LIMIT = 32, 0.7
 
@@ -69,6 +71,52 @@ def test_the_fit_tells_them_apart_on_people_it_never_saw(rng) -> None:
     assert line["auc"] > 0.99 and line["flaw_named"] > 0.98
     assert made.looks[-1] is Flaw.TURNED_AWAY
     assert len(KINDS) == NOBODY + 1
+
+
+def weak(rng: np.random.Generator, alike: float) -> tuple[Recogniser, tuple]:
+    """A measure that gives fit faces of one embedder a chance of about a quarter, and what `eased`
+    asks: blurred faces get a little less and share `alike` of their embedding."""
+    n = 400
+    kind = np.arange(n) % 2
+    logits = np.where(kind == 0, rng.normal(-1.1, 0.5, n), rng.normal(-1.6, 0.5, n))
+    one, none = np.ones(1, np.float32), np.zeros((2, 1), np.float32)
+    second = np.array([[10.0], [0.0]], np.float32)  # the chance is the first feature, unbent
+    made = Recogniser(np.empty((0, D), np.float32), 0 * one, one, none, second, ())
+    made.first[0] = 0.1
+    rows = rng.standard_normal((n, D)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[kind == 1] = (1 - alike) * rows[kind == 1] + alike * np.eye(1, D, dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    features = logits.astype(np.float32)[:, None]
+    return made, (features, rows, kind, lambda size: LIMIT)
+
+
+def refused(made: Recogniser, asked: tuple) -> float:
+    features, _, kind, *_ = asked
+    return float((made.answers(features)[kind == 0, 0] < 0).mean())
+
+
+def test_the_floor_of_a_weak_embedder_lies_where_few_fit_pictures_are_refused(rng) -> None:
+    made, asked = weak(rng, 0.0)
+    assert refused(made, asked) > 0.9
+    lower, moved = eased(made, *asked)
+    assert moved > 1 and refused(lower, asked) == pytest.approx(REFUSED, abs=0.01)
+    _, nothing_more = eased(lower, *asked)
+    assert nothing_more == pytest.approx(0, abs=1e-3)
+    assert made.second[-1, 0] == 0  # what was given stays as it is
+
+
+def test_the_floor_stays_where_strangers_would_be_named(rng) -> None:
+    made, asked = weak(rng, 0.65)
+    _, moved = eased(made, *asked)
+    free = eased(made, *weak(rng, 0.0)[1])[1]
+    assert moved < 0.7 * free
+
+
+def test_a_strong_embedder_keeps_its_floor(rng) -> None:
+    made, asked = weak(rng, 0.0)
+    features, *others = asked
+    assert eased(made, features + 4, *others)[1] == 0
 
 
 def test_the_area_under_the_curve() -> None:
