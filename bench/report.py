@@ -31,6 +31,8 @@ Documents = Mapping[str, Mapping[str, Any]]  # by bench
 PIPE, RACE = "pipeline pipeline.640x360", "pipeline pipeline.1280x720"
 RIVALS = {
     "insightface_style": "insightface-style",
+    "insightface": "InsightFace",
+    "uniface": "UniFace",
     "opencv": "OpenCV",
     "face_recognition": "face_recognition",
 }

@@ -19,6 +19,8 @@ SYSTEMS = {
     "openvino": "edgeface, OpenVINO",
     "insightface_style": "insightface-style",
     "insightface_style_tight": "the same, input fitted",
+    "insightface": "InsightFace's package",
+    "uniface": "UniFace",
     "opencv": "OpenCV's face API",
     "face_recognition": "face_recognition (dlib)",
 }

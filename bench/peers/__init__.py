@@ -46,6 +46,8 @@ PEERS = (
         variables=(("DETECT_SIZE", "tight"),),
         every=3,
     ),
+    Peer("insightface", "with_insightface.py", "insightface", ("insightface",), every=3),
+    Peer("uniface", "with_uniface.py", "uniface", ("uniface[cpu]",), every=3),
     Peer("opencv", "with_opencv.py", "onnx", ONNX),
     Peer(
         "face_recognition",
