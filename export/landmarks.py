@@ -1,7 +1,7 @@
 """Train the network that reads five points in an upright patch: `python -m export landmarks`.
 
 Patches are cut on the fly (`landmarks_data`); each step has its own seed, so that `--resume`
-changes nothing. Half an hour of one core.
+changes nothing. A quarter of an hour of one core.
 """
 
 from __future__ import annotations
