@@ -36,6 +36,7 @@ VERBS = {
     "parity": ("export.parity", "compare exported files with their checkpoint, exit 1 past budget"),
     "card": ("export.card", "measure a shipped embedder and write its card"),
     "report": ("export.report", "measure all shipped embedders: cards, table, picture"),
+    "compare": ("export.compare", "a table of any embedders, from what bench accuracy measured"),
     "cohort": ("export.cohort", "fit the impostor model that ships beside an embedder"),
     "recognisability": ("export.recognisability", "fit which faces an embedder can recognise"),
     "fusion": ("export.fusion", "train how the faces of a track become one template"),

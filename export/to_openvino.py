@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
+from openvino.passes import ConstantFolding, Manager
 
 from export.data import open_pack
 from export.ir import to_ir
@@ -44,6 +45,9 @@ def main(argv: list[str]) -> int:
         model = to_ir(quantized(network, args.pack, count=args.count))
     else:
         model = ov.Core().read_model(to_onnx(network, native_prelu=True).SerializeToString())
+        folding = Manager()  # reading ONNX leaves the shapes of weights to be worked out at load
+        folding.register_pass(ConstantFolding())
+        folding.run_passes(model)
     if args.nncf:
         import nncf
 

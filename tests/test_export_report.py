@@ -7,7 +7,7 @@ from conftest import write_model
 
 pytest.importorskip("matplotlib")
 
-from export import report
+from export import compare, report
 
 ACCURACY = {
     "lfw.int8": 98.9, "lfw_std.int8": 0.4, "tar_at_far1e-3.int8": 97.1, "lfw311.int8.nmi": 0.98,
@@ -59,3 +59,30 @@ def test_the_report_holds_what_was_measured(measured):
 def test_missing_documents_are_named(tmp_path, capsys):
     assert report.main(["--from", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "accuracy.json" in capsys.readouterr().err
+
+
+def test_embedders_measured_apart_are_one_table(tmp_path, capsys):
+    machine = {"cpu": "a processor", "cores": 2}
+    figures = {
+        "a": {"v2.lfw.fp16": 98.5, "v2.lfw311.fp16.nmi": 0.99, "v2.test105.fp16.ari": 0.95},
+        "b": {"peer.lfw.int8": 96.0, "peer.lfw_std.int8": 0.5},
+    }
+    for name, values in figures.items():
+        document = {"bench": "accuracy", "machine": machine, "commit": name, "figures": values}
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    (tmp_path / "v2.onnx").write_bytes(bytes(2_310_000))
+    for part in ("xml", "bin"):
+        (tmp_path / f"peer.{part}").write_bytes(bytes(500_000))
+    words = [f"v2.fp16={tmp_path}/v2.onnx", f"peer.int8={tmp_path}/peer.xml", "--from",
+             str(tmp_path / "a.json"), str(tmp_path / "b.json"),
+             "--out", str(tmp_path / "out" / "both.md")]  # fmt: skip
+    assert compare.main(words) == 0
+    text = (tmp_path / "out" / "both.md").read_text()
+    assert "| v2.fp16 | 2.31 | 98.50 | – | – | 0.9900 | – | – | – | 0.9500 | – |" in text
+    assert "| peer.int8 | 1.00 | 96.00 | 0.50 |" in text
+    assert "commit a, b, a processor" in text
+    table = json.loads((tmp_path / "out" / "both.json").read_text())["table"]
+    assert [row["LFW %"] for row in table] == [98.5, 96.0]
+    assert compare.main([*words[:3], str(tmp_path / "a.json"), *words[-2:]]) == 1
+    assert "no document holds figures of peer.int8" in capsys.readouterr().err
+    assert compare.main(["x=nowhere.onnx", *words[2:]]) == 2
