@@ -324,6 +324,32 @@ def test_an_embedding_is_spread_by_its_last_layer_alone(made, capsys) -> None:
     assert spread.main([str(folder / "missing.pt"), *words]) == 2
 
 
+def test_weights_are_mixed_with_those_a_training_began_from(made, capsys) -> None:
+    folder, network, images = made
+    trained = mobilefacenet.build("tiny")
+    trained.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        for value in trained.parameters():
+            value.add_(torch.randn(value.shape) * 0.05)
+        further.lengthened(trained, 7.0)
+    for name, one in (("start", network), ("trained", trained)):
+        save(folder / f"{name}.pt", network="tiny", phase="t", step=1, student=one.state_dict())
+    words = ["--pack", str(folder / "pack"), "--power", "0", "--out", str(folder / "mixed.pt")]
+    x = torch.from_numpy(to_input(images))
+    for share, same in ((0.0, trained), (1.0, network)):
+        told = ["--towards", str(folder / "start.pt"), "--share", str(share)]
+        assert spread.main([str(folder / "trained.pt"), *words, *told]) == 0
+        mixed, _ = load_network(folder / "mixed.pt")
+        with torch.no_grad():
+            cosine = torch.nn.functional.cosine_similarity(mixed(x), same.eval()(x))
+        assert cosine.min() > 1 - 1e-4
+    with pytest.raises(SystemExit):
+        spread.main([str(folder / "trained.pt"), *words, "--share", "1.5"])
+    assert (
+        spread.main([str(folder / "trained.pt"), *words, "--towards", str(folder / "no.pt")]) == 2
+    )
+
+
 def test_spreading_evens_the_directions_out() -> None:
     rng = np.random.default_rng(1)
     scale = np.array([9.0, 3, 1, 1, 1, 1])
