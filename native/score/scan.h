@@ -78,7 +78,9 @@ INLINE void apply_scale(vec *sums, const int count, const int padded, const floa
     } else {
         const int rows_per_vector = WIDTH / padded;
         float local[MAX_TILE + WIDTH] = {0};
-        if (known < MAX_TILE + WIDTH) scale = memcpy(local, scale, (size_t)count * sizeof *scale);
+        /* FEW rows come from memory: to touch the next line of factors would wait for it. */
+        if (count <= FEW || known < MAX_TILE + WIDTH)
+            scale = memcpy(local, scale, (size_t)count * sizeof *scale);
         UNROLL for (int i = 0; i * rows_per_vector < count; i++)
             sums[i] = scaled(sums[i], repeat(&scale[i * rows_per_vector], (unsigned)padded));
     }
@@ -133,8 +135,9 @@ INLINE void tile(const int count, const int vectors, const int phases, const int
         }
     }
     /* Folded in the registers where they are enough. Where they are not, a compiler that mixes the
-     * folding with the loop above spills there. */
-    const int held = vectors == 1 || (REGISTERS >= 32 && !codes && phases > 1);
+     * folding with the loop above spills there, and it does FEW rows of codes from memory no good. */
+    const int held = vectors == 1 ? !codes || count != FEW
+                                  : REGISTERS >= 32 && !codes && phases > 1;
     const int padded = WIDTH * vectors / phases;
     vec local[2 * TILE + 1], *sums = held ? local : out;
     UNROLL for (int r = 0; r < count; r++)
