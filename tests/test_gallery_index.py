@@ -15,6 +15,7 @@ from gallery_faces import MODEL, SIZE, faces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeface.errors import GalleryError
 from edgeface.gallery import Gallery
 from edgeface.gallery.index import hnswfile, mirror, numbers
 from edgeface.gallery.index.hnsw import Hnsw
@@ -136,7 +137,7 @@ def test_a_graph_is_saved_and_loaded_with_what_is_still_wanted(folder: Path) -> 
     ids, sims = loaded.search(rows[50:51], 3)
     assert (ids[0, 0], sims[0, 0]) == (150, pytest.approx(1.0, abs=1e-6))
     (folder / "saved").write_bytes(b"no graph")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(GalleryError):
         Hnsw.load(folder / "saved", SIZE, np.empty(0, np.int64))
 
 
@@ -176,10 +177,10 @@ def test_what_is_no_graph_is_said(kept: int, folder: Path) -> None:
     index.save(folder / "saved")
     whole = (folder / "saved").read_bytes()
     (folder / "saved").write_bytes(whole[:kept])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(GalleryError):
         Hnsw.load(folder / "saved", SIZE, np.empty(0, np.int64))
     (folder / "saved").write_bytes(whole)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(GalleryError):
         Hnsw.load(folder / "saved", SIZE + 1, np.empty(0, np.int64))
 
 

@@ -34,7 +34,7 @@ class Graph(Searcher, Protocol):
 class Family:
     """A library: its `name` in a gallery's settings, the `package` it needs, how an index is made
     (`empty`: embedding size, room for so many samples) and read (`load`: path, embedding size, the
-    samples wanted; RuntimeError when it cannot be)."""
+    samples wanted; GalleryError or RuntimeError when it cannot be)."""
 
     name: str
     package: str

@@ -57,7 +57,7 @@ class Hnsw:
 
     @classmethod
     def load(cls, path: Path, size: int, wanted: Ids) -> Hnsw:
-        """A saved graph of which only the samples `wanted` are kept. RuntimeError when the file
+        """A saved graph of which only the samples `wanted` are kept. GalleryError when the file
         is no graph."""
         graph, held = hnswfile.read(path, size)
         held = np.sort(held, kind="stable")  # most of them are in order

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.errors import GalleryError
 from edgeface.gallery.index.numbers import Ids
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def read(path: Path, size: int) -> tuple[hnswlib.Index, Ids]:
     """The index of vectors of `size` that hnswlib saved at `path`, and the labels of its nodes, of
     deleted ones as well. What it holds must be known to be what was saved: only its form is looked
     at. The file is mapped meanwhile, which counts as memory of this process but can be taken away.
-    RuntimeError when it is something else."""
+    GalleryError when it is something else."""
     import hnswlib
 
     try:
@@ -60,8 +61,8 @@ def read(path: Path, size: int) -> tuple[hnswlib.Index, Ids]:
         levels, lists = _higher(content[end:].view(np.uint32), nodes, links)
         labels = level0[:, -LABEL.itemsize :].copy().view(LABEL)[:, 0]
         deleted = level0[:, :4].copy().view(np.uint32) & DELETED
-    except (OSError, ValueError, IndexError) as error:
-        raise RuntimeError(f"{path} is no index of hnswlib ({error})") from error
+    except (OSError, ValueError, IndexError, GalleryError) as error:
+        raise _another(path, error) from error
     room = np.zeros(int(head["max_elements"]), np.int32)
     room[:nodes] = levels
     state = {name: head[name].item() for name in HEADER.names or ()} | {
@@ -83,12 +84,22 @@ def read(path: Path, size: int) -> tuple[hnswlib.Index, Ids]:
         "data_level0": level0.view(np.int8),
         "link_lists": lists.view(np.int8),
     }
-    return hnswlib.Index(params=state), labels.astype(np.int64)
+    try:
+        return hnswlib.Index(params=state), labels.astype(np.int64)
+    except RuntimeError as error:  # vectors of another size
+        raise _another(path, error) from error
+
+
+def _another(path: Path, error: Exception) -> GalleryError:
+    return GalleryError(
+        f"{path} is not an index of such vectors as hnswlib saves it ({error}): delete it, and the "
+        "gallery makes it anew"
+    )
 
 
 def _higher(words: Words, nodes: int, each: int) -> tuple[NDArray[np.int32], Words]:
     """On how many higher levels each of `nodes` is, (nodes,), and the neighbours there, `each`
-    words a level. ValueError where `words` are something else."""
+    words a level. GalleryError where `words` are something else."""
     filled = np.flatnonzero(words)
     lengths = words[filled].astype(np.int64) // 4  # where a length stands
     place, length, at = filled.data, lengths.data, 0
@@ -99,7 +110,7 @@ def _higher(words: Words, nodes: int, each: int) -> tuple[NDArray[np.int32], Wor
         at = bisect_left(place, place[at] + 1 + length[at], at + 1, most)
     held = lengths[found]
     if np.any(held % each) or nodes + held.sum() != len(words):
-        raise ValueError("the lengths of its lists do not fit")
+        raise GalleryError("the lengths of its lists do not fit")
     levels = np.zeros(nodes, np.int32)
     levels[filled[found] - (np.cumsum(held) - held)] = held // each
     heads = np.arange(nodes)

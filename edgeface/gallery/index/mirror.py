@@ -224,7 +224,7 @@ class Mirror:
             return
         try:
             graph = family.load(path, self._size, ids)
-        except (RuntimeError, MemoryError):
+        except (EdgefaceError, RuntimeError, MemoryError):
             return  # it will be built anew
         self._index.identify(people)
         self._index.swap(graph)
