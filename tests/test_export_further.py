@@ -85,9 +85,10 @@ def test_the_network_read_back_says_the_same_and_trains_as_one(made, file):
         torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
 
 
-def test_the_state_to_go_on_from_is_read():
-    state = Path(init.__file__).parent / "state" / "mobilefacenet.onnx"
-    assert init.network_of(init.constants(onnx.load(str(state)))) == "mobilefacenet"
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobilefacenetv2"])
+def test_a_state_to_go_on_from_is_read(name):
+    state = Path(init.__file__).parent / "state" / f"{name}.onnx"
+    assert init.network_of(init.constants(onnx.load(str(state)))) == name
 
 
 def test_a_file_of_another_family_is_refused(made, capsys):
