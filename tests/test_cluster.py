@@ -570,4 +570,4 @@ def test_an_embedder_whose_strangers_are_widely_spread_keeps_its_links() -> None
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     found = cluster(rows.astype(np.float32)).labels
     agreement = bcubed(truth, found)
-    assert agreement.precision > 0.85 and agreement.recall > 0.75, agreement
+    assert agreement.precision > 0.85 and agreement.recall > 0.8, agreement
