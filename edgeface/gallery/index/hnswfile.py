@@ -61,10 +61,10 @@ def read(path: Path, size: int) -> tuple[hnswlib.Index, Ids]:
         levels, lists = _higher(content[end:].view(np.uint32), nodes, links)
         labels = level0[:, -LABEL.itemsize :].copy().view(LABEL)[:, 0]
         deleted = level0[:, :4].copy().view(np.uint32) & DELETED
+        room = np.zeros(int(head["max_elements"]), np.int32)
+        room[:nodes] = levels
     except (OSError, ValueError, IndexError, GalleryError) as error:
         raise _another(path, error) from error
-    room = np.zeros(int(head["max_elements"]), np.int32)
-    room[:nodes] = levels
     state = {name: head[name].item() for name in HEADER.names or ()} | {
         "ser_version": 1,
         "space": "ip",
