@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from export import report
 from export.protocols.embedders import keyed, size_mb
 
 COLUMNS = {
@@ -36,14 +37,6 @@ def rows(files: dict[str, Path], figures: dict[str, Any]) -> list[dict[str, Any]
     return table
 
 
-def cell(column: str, value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, str):
-        return value
-    return f"{value:.{2 if column in {'size MB', '±'} or '%' in column else 4}f}"
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export compare", description=__doc__)
     parser.add_argument("embedders", nargs="+", metavar="NAME=FILE", help="rows, in this order")
@@ -64,16 +57,13 @@ def main(argv: list[str]) -> int:
         return 1
     commits = ", ".join(dict.fromkeys(document["commit"] for document in found))
     machine = found[0]["machine"]
-    columns = list(table[0])
     lines = [
         f"# {args.title}",
         "",
         f"`bench accuracy`, commit {commits}, {machine['cpu']}, by OpenVINO in float32; files of "
         "INT8 keep their integers.",
         "",
-        f"| {' | '.join(columns)} |",
-        "|" + " --- |" * len(columns),
-        *(f"| {' | '.join(cell(c, row[c]) for c in columns)} |" for row in table),
+        *report.lines_of(list(table[0]), table),
     ]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -8,7 +8,6 @@ file or a checkpoint): blocks the file lacks start as the identity.
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.averaged import Averaged
 from export.detector_loss import Losses, detection_loss, wanted
 from export.detector_start import starting
 from export.disguise import disguise
@@ -26,7 +26,6 @@ from export.networks.detector import FaceDetector
 from export.scenes import SceneSampler, degrade, recolour
 
 DECAY = 0.6  # last share of the schedule, over which the learning rate falls to zero
-EMA = 0.999
 Draw = Callable[[int], tuple[tuple[Tensor, ...], list[Tensor]]]  # step to inputs and labels
 SETTLING = 8  # batches that give a network read from an ONNX file its batch norms back
 
@@ -45,8 +44,8 @@ def batch(sampler: SceneSampler, n: int, rng: np.random.Generator) -> tuple[Tens
     return images, [torch.from_numpy(np.stack(maps)) for maps in labels]
 
 
-class Trainer:
-    """Network, optimizer, moving average and step counter, saved and restored as one file."""
+class Trainer(Averaged[FaceDetector]):
+    """The detector in training; the modules `frozen` stay as they are."""
 
     def __init__(
         self,
@@ -58,36 +57,11 @@ class Trainer:
     ) -> None:
         for module in frozen:
             module.requires_grad_(False)
+        super().__init__(model, lr=lr, decay=decay)
         self.frozen = frozen
-        self.average = copy.deepcopy(model).eval()
-        self.model = model.to(memory_format=torch.channels_last)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=decay)
-        self.lr, self.step, self.batch = lr, 0, 0
-
-    def save(self, path: Path) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "batch": self.batch,
-        }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
-
-    def restore(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
 
     def update(self, inputs: tuple[Tensor, ...], labels: list[Tensor], *, steps: int) -> Losses:
         """One optimizer step on one batch: pictures, or the two maps `FaceDetector.body` made."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, steps, self.lr)
         self.model.train()
         for module in self.frozen:
             module.eval()
@@ -96,19 +70,7 @@ class Trainer:
             maps = self.model(*inputs) if len(inputs) == 1 else self.model.answer(*inputs)
         self.batch = len(labels[0])
         losses = detection_loss(maps, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
-        self.optimizer.step()
-        self.step += 1
-        keep = min(EMA, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            ours, theirs = self.average.state_dict(), self.model.state_dict()
-            for name, value in ours.items():
-                if value.is_floating_point():
-                    value.lerp_(theirs[name], 1 - keep)
-                else:
-                    value.copy_(theirs[name])
+        self.descend(losses.total, rate=learning_rate(self.step, steps, self.lr), longest=10.0)
         return losses
 
 

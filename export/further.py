@@ -86,7 +86,10 @@ class Trainee(nn.Module):
         self.frozen = Frozen(network, names[:at]) if at else None
 
     def forward(self, image: Tensor) -> Tensor:
-        x = (image - 127.5) / 127.5 if self.frozen is None else self.frozen(image)
+        if self.frozen is None:
+            out: Tensor = self.network(image)
+            return out
+        x = self.frozen(image)
         for block in self.learning:
             x = block(x)
         return x

@@ -7,7 +7,6 @@ changes nothing. A quarter of an hour of one core.
 from __future__ import annotations
 
 import argparse
-import copy
 import multiprocessing
 import sys
 import time
@@ -22,14 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeface.detect import pose
+from edgeface.detect import patches, pose
 from edgeface.detect.landmarks import EYES, SIDE
 from edgeface.types import Array
-from export.checkpoint import read_checkpoint
+from export.averaged import Averaged
 from export.landmarks_data import Sampler, View, crop_views, rough, sampler
 from export.networks.landmarks import PointNetwork
 
-AVERAGE = 0.999
 BEND = 0.4  # px below which the loss is square
 FACE = 0.6  # weight of the question whether there is a face, beside px of the points
 WATCHED = 600  # held-out crops that are looked at while it trains
@@ -82,68 +80,34 @@ def loss(answers: Tensor, wanted: Tensor, faces: Tensor) -> tuple[Tensor, Tensor
     return points, score
 
 
-class Trainer:
-    """Network, optimizer, moving average and step counter, saved and restored as one file."""
+class Trainer(Averaged[PointNetwork]):
+    """The network of landmarks in training."""
 
     def __init__(self, *, lr: float) -> None:
-        model = PointNetwork()
-        self.average = copy.deepcopy(model).eval()
-        self.model = model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.01)
-        self.lr, self.step, self.batch = lr, 0, 0
-
-    def save(self, path: Path) -> None:
-        parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
-        state = {name: part.state_dict() for name, part in parts.items()}
-        torch.save(state | {"step": self.step, "batch": self.batch}, path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
-
-    def restore(self, path: Path) -> None:
-        state = read_checkpoint(path, "model", "average", "optimizer", "step")
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        super().__init__(PointNetwork(), lr=lr)
 
     def update(self, drawn: Drawn, *, steps: int) -> tuple[float, float]:
         """One optimizer step on one batch; the two losses."""
         images = torch.from_numpy(drawn[0]).permute(0, 3, 1, 2).float()
         wanted, faces = torch.from_numpy(drawn[1]), torch.from_numpy(drawn[2]).float()
         self.batch = len(images)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, steps, self.lr)
         self.model.train()
         with torch.autocast("cpu", torch.bfloat16):
             answers = self.model(images.contiguous(memory_format=torch.channels_last))
         points, score = loss(answers, wanted, faces)
-        self.optimizer.zero_grad(set_to_none=True)
-        (points + FACE * score).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimizer.step()
-        self.step += 1
-        keep = min(AVERAGE, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            ours, theirs = self.average.state_dict(), self.model.state_dict()
-            for name, value in ours.items():
-                if value.is_floating_point():
-                    value.lerp_(theirs[name], 1 - keep)
-                else:
-                    value.copy_(theirs[name])
+        rate = learning_rate(self.step, steps, self.lr)
+        self.descend(points + FACE * score, rate=rate, longest=5.0)
         return points.item(), score.item()
 
 
 def read_points(network: nn.Module, images: Sequence[Array], seen: Array) -> Array:
     """Points (n, 5, 2) that a network in eval mode reads where the points `seen` suggest."""
     matrices = [pose.upright(points, SIDE, EYES) for points in seen]
-    patches = [
-        cv2.warpAffine(np.asarray(i), m, (SIDE, SIDE))
-        for i, m in zip(images, matrices, strict=True)
-    ]
-    stack = torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float()
+    cut = [patches.cut(np.asarray(i), m, SIDE) for i, m in zip(images, matrices, strict=True)]
+    stack = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float()
     with torch.no_grad():
         answers = network(stack)[:, :10].numpy().reshape(-1, 5, 2)
-    backs = [cv2.invertAffineTransform(m) for m in matrices]
-    return np.stack([a @ b[:, :2].T + b[:, 2] for a, b in zip(answers, backs, strict=True)])
+    return np.stack([patches.back(m, a) for m, a in zip(matrices, answers, strict=True)])
 
 
 def watch(network: nn.Module, views: Sequence[View]) -> list[float]:

@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -96,8 +97,17 @@ def _cell(column: str, value: Any) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    digits = 0 if column.startswith("FPS") else 2 if "%" in column or "MB" in column else 4
-    return f"{value:.{digits}f}"
+    two = "%" in column or "MB" in column or column == "±"
+    return f"{value:.{0 if column.startswith('FPS') else 2 if two else 4}f}"
+
+
+def lines_of(columns: Sequence[str], table: Sequence[Figures]) -> list[str]:
+    """A table in Markdown."""
+    return [
+        f"| {' | '.join(columns)} |",
+        "|" + " --- |" * len(columns),
+        *(f"| {' | '.join(_cell(c, row[c]) for c in columns)} |" for row in table),
+    ]
 
 
 def markdown(table: list[Figures], found: dict[str, Figures]) -> str:
@@ -110,10 +120,8 @@ def markdown(table: list[Figures], found: dict[str, Figures]) -> str:
         f"{machine.get('openvino')}. One thread: process CPU time on one core; two: wall time. "
         "Accuracy of ours by the runtime that `auto` chooses, the original's by OpenVINO.",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + " --- |" * len(COLUMNS),
+        *lines_of(COLUMNS, table),
     ]
-    lines += ["| " + " | ".join(_cell(c, row[c]) for c in COLUMNS) + " |" for row in table]
     return "\n".join(lines) + "\n"
 
 
